@@ -1,0 +1,1 @@
+"""Machine: from a fused group to loops, to LLVM text, to an object."""

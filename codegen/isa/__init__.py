@@ -1,0 +1,1 @@
+"""What the instructions of each machine mean and how they are emitted."""

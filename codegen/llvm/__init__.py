@@ -1,0 +1,1 @@
+"""Loops to LLVM text, and LLVM text to an object."""

@@ -1,0 +1,1 @@
+"""From an op's structure to its naive loop nest."""

@@ -1,0 +1,1 @@
+"""Facts: what operations mean, and the three languages (graph, loops, program) that carry them."""

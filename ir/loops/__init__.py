@@ -1,0 +1,1 @@
+"""The language of kernels: loop nests over buffers and vector registers."""

@@ -1,0 +1,1 @@
+"""Choices: rewrites of graphs, and the pipelines that order them."""

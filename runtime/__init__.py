@@ -1,0 +1,1 @@
+"""Running: artifacts, threads, memory and dispatch; knows bytes and imports no other room."""
