@@ -1,37 +1,57 @@
 """treadle: a plain NumPy function becomes native code.
 
-The root only says where each public name lives. Nothing is loaded until it is asked for (PEP 562), so `import treadle`
-costs next to nothing, and the one submodule that needs a compiler is loaded by the call that compiles.
-The public modules (`treadle.nn`, `treadle.random`, ...) live in `frontend/`, because files of those names here would
-shadow the standard library's and NumPy's whenever this directory is on the path; a finder makes the short name and
-the long one the same module.
+The root only says where each public name lives. Nothing is loaded until it is asked for (PEP 562), so
+`import treadle` costs next to nothing. The public modules (`treadle.nn`, `treadle.random`, ...) live in
+`frontend/`, because files of those names here would shadow the standard library's and NumPy's whenever this
+directory is on the path; a finder makes the short name and the long one the same module.
 """
 
 import importlib
 import importlib.util
 import sys
 from importlib.machinery import ModuleSpec
+from types import ModuleType
 
 __version__ = "0.1.0"
 
 # Public modules: `treadle.nn` is `treadle.frontend.nn`.
 MODULES = ("lax", "linalg", "nn", "numpy", "onnx", "optim", "quantize", "random", "torch", "tree")
 
-# Public names, and the file that defines each.
+# Public names: the file that defines each, and its name there.
 NAMES = {
-    **dict.fromkeys(("jit",), "frontend.jit"),
-}
+    "jit": ("frontend.jit", "jit"),
+    "ShapeDtype": ("frontend.jit", "ShapeDtype"),
+    "load": ("frontend.compile", "load"),
+    "config": ("frontend.options", "config"),
+    "get_num_threads": ("frontend.options", "get_num_threads"),
+    "set_num_threads": ("frontend.options", "set_num_threads"),
+    "stats": ("frontend.compile", "stats"),
+    "parse": ("ir.parse", "parse_graph"),
+    "evaluate": ("ir.evaluate", "evaluate"),
+    "TreadleError": ("ir.errors", "TreadleError"),
+    "remat": ("frontend.transforms", "checkpoint"),
+} | {
+    name: ("frontend.transforms", name)
+    for name in (
+        "checkpoint", "custom_jvp", "custom_vjp", "grad", "hessian", "jacfwd", "jacobian", "jacrev", "jvp",
+        "linearize", "stop_gradient", "value_and_grad", "vjp", "vmap",
+    )
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:
-    if name in MODULES:
-        if importlib.util.find_spec(f"treadle.frontend.{name}") is None:
-            raise AttributeError(absence(name))
+    if name in MODULES and _exists(f"treadle.frontend.{name}"):
         return importlib.import_module(f"treadle.{name}")
     if name in NAMES:
-        value = getattr(importlib.import_module(f"treadle.{NAMES[name]}"), name)
-        globals()[name] = value  # the next look-up finds it without coming here
-        return value
+        file, there = NAMES[name]
+        if _exists(f"treadle.{file}"):
+            module = importlib.import_module(f"treadle.{file}")
+            if hasattr(module, there):
+                value: object = getattr(module, there)
+                globals()[name] = value  # the next look-up does not come here
+                return value
+    if name in MODULES or name in NAMES:
+        raise AttributeError(_absence(name))
     raise AttributeError(f"module 'treadle' has no attribute {name!r}")
 
 
@@ -39,7 +59,11 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *MODULES, *NAMES})
 
 
-def absence(name: str) -> str:
+def _exists(module: str) -> bool:
+    return module in sys.modules or importlib.util.find_spec(module) is not None
+
+
+def _absence(name: str) -> str:
     return f"treadle.{name} is not part of treadle {__version__}"
 
 
@@ -50,9 +74,11 @@ class PublicModules:
         package, _, name = fullname.rpartition(".")
         if package != "treadle" or name not in MODULES:
             return None
-        if importlib.util.find_spec(f"treadle.frontend.{name}") is None:
-            raise ModuleNotFoundError(absence(name), name=fullname)
-        return ModuleSpec(fullname, Alias(f"treadle.frontend.{name}"))
+        original = f"treadle.frontend.{name}"
+        if not _exists(original):
+            # Named after the original: `from treadle import nn` swallows the error of a missing `treadle.nn`.
+            raise ModuleNotFoundError(_absence(name), name=original)
+        return ModuleSpec(fullname, Alias(original))  # type: ignore[arg-type]
 
 
 class Alias:
@@ -61,16 +87,16 @@ class Alias:
     def __init__(self, original: str) -> None:
         self.original = original
 
-    def create_module(self, spec: ModuleSpec) -> object:
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
         module = importlib.import_module(self.original)
         self.own_spec = module.__spec__
         return module
 
-    def exec_module(self, module: object) -> None:
-        # The import system has just written the alias's spec over the module's own; reload and pickle need the latter.
-        module.__spec__ = self.own_spec  # type: ignore[attr-defined]
+    def exec_module(self, module: ModuleType) -> None:
+        # The import system has just put the alias's spec in place of the module's own.
+        module.__spec__ = self.own_spec
 
 
 # A second import of this file under another name (test runners do it) must not add a second finder.
 if __name__ == "treadle" and not any(type(finder).__name__ == "PublicModules" for finder in sys.meta_path):
-    sys.meta_path.insert(0, PublicModules())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, PublicModules())
