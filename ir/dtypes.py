@@ -1,0 +1,180 @@
+"""Element types, their NumPy twins, and the promotion table.
+
+NumPy's own types promote exactly as NumPy does (NEP 50). For bfloat16 and the fp8 kinds, which NumPy does not know,
+the rules are ours: integers never widen them, bf16 with f16 is f32, different fp8 kinds meet in f32. Weak Python
+scalars are the tracer's affair; `weak_result` says what they become.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ml_dtypes
+import numpy as np
+
+from .errors import Unsupported
+
+Kind = Literal["bool", "int", "uint", "float", "float8", "complex"]
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class DType:
+    """One element type. There is exactly one object per type, so identity is equality."""
+
+    name: str
+    numpy: np.dtype[Any]
+    kind: Kind
+    bits: int
+
+    @property
+    def bytes(self) -> int:
+        return self.numpy.itemsize
+
+    @property
+    def is_float(self) -> bool:
+        return self.kind in ("float", "float8")
+
+    @property
+    def is_integer(self) -> bool:
+        return self.kind in ("int", "uint")
+
+    @property
+    def is_signed(self) -> bool:
+        return self.kind not in ("uint", "bool")
+
+    def __str__(self) -> str:
+        return self.name
+
+    def __repr__(self) -> str:
+        return self.name
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (named, (self.name,))
+
+    def __lt__(self, other: DType) -> bool:
+        return DTYPES.index(self) < DTYPES.index(other)
+
+
+bool_ = DType("bool", np.dtype(np.bool_), "bool", 8)
+i8 = DType("i8", np.dtype(np.int8), "int", 8)
+i16 = DType("i16", np.dtype(np.int16), "int", 16)
+i32 = DType("i32", np.dtype(np.int32), "int", 32)
+i64 = DType("i64", np.dtype(np.int64), "int", 64)
+u8 = DType("u8", np.dtype(np.uint8), "uint", 8)
+u16 = DType("u16", np.dtype(np.uint16), "uint", 16)
+u32 = DType("u32", np.dtype(np.uint32), "uint", 32)
+u64 = DType("u64", np.dtype(np.uint64), "uint", 64)
+f16 = DType("f16", np.dtype(np.float16), "float", 16)
+bf16 = DType("bf16", np.dtype(ml_dtypes.bfloat16), "float", 16)
+f32 = DType("f32", np.dtype(np.float32), "float", 32)
+f64 = DType("f64", np.dtype(np.float64), "float", 64)
+c64 = DType("c64", np.dtype(np.complex64), "complex", 64)
+c128 = DType("c128", np.dtype(np.complex128), "complex", 128)
+f8e4m3fn = DType("f8e4m3fn", np.dtype(ml_dtypes.float8_e4m3fn), "float8", 8)
+f8e5m2 = DType("f8e5m2", np.dtype(ml_dtypes.float8_e5m2), "float8", 8)
+f8e4m3fnuz = DType("f8e4m3fnuz", np.dtype(ml_dtypes.float8_e4m3fnuz), "float8", 8)
+f8e5m2fnuz = DType("f8e5m2fnuz", np.dtype(ml_dtypes.float8_e5m2fnuz), "float8", 8)
+f8e4m3b11fnuz = DType("f8e4m3b11fnuz", np.dtype(ml_dtypes.float8_e4m3b11fnuz), "float8", 8)
+
+DTYPES: tuple[DType, ...] = (
+    bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, c64, c128,
+    f8e4m3fn, f8e5m2, f8e4m3fnuz, f8e5m2fnuz, f8e4m3b11fnuz,
+)  # fmt: skip
+INTEGERS: tuple[DType, ...] = (i8, i16, i32, i64, u8, u16, u32, u64)
+SIGNED: tuple[DType, ...] = (i8, i16, i32, i64)
+FLOATS: tuple[DType, ...] = (f16, bf16, f32, f64)
+FLOAT8: tuple[DType, ...] = (f8e4m3fn, f8e5m2, f8e4m3fnuz, f8e5m2fnuz, f8e4m3b11fnuz)
+COMPLEX: tuple[DType, ...] = (c64, c128)
+INEXACT: tuple[DType, ...] = FLOATS + COMPLEX
+REALS: tuple[DType, ...] = INTEGERS + FLOATS
+NUMBERS: tuple[DType, ...] = REALS + COMPLEX
+ARITHMETIC: tuple[DType, ...] = (bool_, *NUMBERS)  # everything a kernel may compute with; fp8 is storage only
+
+_BY_NAME = {dtype.name: dtype for dtype in DTYPES}
+_BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
+
+
+def named(name: str) -> DType:
+    """The dtype of that short name (`f32`). `KeyError` for another one."""
+    return _BY_NAME[name]
+
+
+def is_name(name: str) -> bool:
+    return name in _BY_NAME
+
+
+def of(numpy_dtype: object) -> DType:
+    """The dtype of a NumPy dtype or anything `np.dtype` takes. Byte order is ignored: we compute in native order.
+
+    Raises `Unsupported` (TD0101) for object, string, datetime, longdouble and record types.
+    """
+    if isinstance(numpy_dtype, DType):
+        return numpy_dtype
+    if isinstance(numpy_dtype, str) and numpy_dtype in _BY_NAME:
+        return _BY_NAME[numpy_dtype]
+    if isinstance(numpy_dtype, str) and hasattr(ml_dtypes, numpy_dtype):
+        numpy_dtype = getattr(ml_dtypes, numpy_dtype)
+    given = np.dtype(numpy_dtype)  # type: ignore[call-overload]
+    found = _BY_NUMPY.get(given) or _BY_NUMPY.get(given.newbyteorder("="))
+    if found is None:
+        raise Unsupported(
+            f"dtype {given} is not supported",
+            code="TD0101",
+            edit="convert it to a number first, for example with .astype(np.float64)",
+        )
+    return found
+
+
+_OURS = frozenset((bf16, *FLOAT8))
+
+
+def promote(a: DType, b: DType) -> DType:
+    """The type in which `a` and `b` meet: NumPy's table for NumPy's types, ours for bf16 and fp8."""
+    if a is b:
+        return a
+    if a in _OURS or b in _OURS:
+        return _promote_ours(a, b)
+    return _BY_NUMPY[np.promote_types(a.numpy, b.numpy)]
+
+
+def _promote_ours(a: DType, b: DType) -> DType:
+    if a not in _OURS:
+        a, b = b, a
+    if b.kind in ("bool", "int", "uint"):
+        return a
+    if b.kind == "complex":
+        return b
+    if a.kind == "float8" and b.kind == "float8":
+        return f32
+    if a.kind == "float8":
+        return b
+    return {f16: f32, f32: f32, f64: f64}.get(b, a)  # a is bf16; an fp8 kind beside it stays bf16
+
+
+def weak_result(kind: Literal["bool", "int", "float", "complex"], other: DType) -> DType:
+    """The type of an operation between a weak Python scalar of `kind` and an array of type `other` (NEP 50)."""
+    if kind == "bool":
+        return other
+    if kind == "int":
+        return i64 if other is bool_ else other
+    if kind == "float":
+        return other if other.kind in ("float", "float8", "complex") else f64
+    if other.kind == "complex":
+        return other
+    return c64 if other in (f16, bf16, f32) or other.kind == "float8" else c128
+
+
+def real_of(dtype: DType) -> DType:
+    """The type of the parts of a complex type; other types are their own."""
+    return {c64: f32, c128: f64}.get(dtype, dtype)
+
+
+def complex_of(dtype: DType) -> DType:
+    """The complex type whose parts hold `dtype`."""
+    return dtype if dtype.kind == "complex" else (c128 if dtype is f64 or dtype.is_integer else c64)
+
+
+def accumulator(dtype: DType) -> DType:
+    """The type in which sums of `dtype` are kept: f32 for the half floats, the type itself otherwise."""
+    return f32 if dtype.is_float and dtype.bits < 32 else dtype
