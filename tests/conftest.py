@@ -1,7 +1,7 @@
-"""What every test gets: a time limit, a cache directory of its own, and repeatable examples from hypothesis.
+"""What every test gets: a time limit, a cache directory of its own, and examples that can be repeated.
 
-`--update` rewrites the expectations of `.text` files; read the diff afterwards. Nothing here knows about treadle:
-a test that needs a machine, a target or a package says so itself.
+`--update` rewrites the expectations of `.text` files; read the diff afterwards. Nothing here knows about
+treadle: a test that needs a machine, a target or a package says so itself.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     if config.rootpath.resolve() != HERE.resolve():
-        raise pytest.UsageError("name the directory, so that tests/pytest.ini is found: pytest tests")
+        raise pytest.UsageError("name the directory, or tests/pytest.ini is not found: pytest tests")
     if config.getoption("--update") and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--update writes files, and two processes would write the same one: leave -n out")
-    # Before any test module is imported: a cache left by an earlier run, or by the user, must never answer for us.
+        raise pytest.UsageError("--update writes files, and two processes might write one: leave -n out")
+    # Before any test module is imported: a cache left by an earlier run, or by the user, must not answer for us.
     directory = tempfile.mkdtemp(prefix="treadle-tests-")
     os.environ["TREADLE_CACHE_DIR"] = directory
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))
@@ -67,7 +67,7 @@ def seconds_for(item: pytest.Item) -> float:
 
 @contextmanager
 def limited(item: pytest.Item) -> Iterator[None]:
-    """Fail the test by an alarm; if native code does not return to Python to hear it, end the process instead."""
+    """Fail the test by an alarm; where native code never returns to Python to hear it, end the process."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
