@@ -72,11 +72,6 @@ class SymbolicDim:
     _text: str | None
     _view: tuple[tuple[Term, ...], int] | None
 
-    def __setattr__(self, name: str, value: object) -> NoReturn:
-        raise AttributeError("a SymbolicDim is immutable")
-
-    __delattr__ = __setattr__  # type: ignore[assignment]
-
     @property
     def terms(self) -> tuple[Term, ...]:
         """The monomials as they are shown: (factors, coefficient), `mod` written as such. A factor is a name or an `Atom`."""
@@ -168,14 +163,14 @@ class SymbolicDim:
         value = self._hash
         if value is None:
             value = hash((self._terms, self._constant))
-            _set_hash(self, value)
+            self._hash = value
         return value
 
     def __str__(self) -> str:
         text = self._text
         if text is None:
             text = _text_of(self)
-            _set_text(self, text)
+            self._text = text
         return text
 
     def __repr__(self) -> str:
@@ -199,14 +194,6 @@ class SymbolicDim:
 
 Dim: TypeAlias = int | SymbolicDim
 
-_set_terms = SymbolicDim.__dict__["_terms"].__set__
-_set_constant = SymbolicDim.__dict__["_constant"].__set__
-_set_hash = SymbolicDim.__dict__["_hash"].__set__
-_set_names = SymbolicDim.__dict__["_names"].__set__
-_set_text = SymbolicDim.__dict__["_text"].__set__
-_set_view = SymbolicDim.__dict__["_view"].__set__
-
-
 def _refuse(dim: SymbolicDim, wanted: str, edit: str) -> NoReturn:
     raise TypeMismatch(f"the size {dim} is not known while tracing and was asked for as {wanted}", code="TD0201", edit=edit)
 
@@ -225,12 +212,9 @@ def _lift(value: object) -> Dim | None:
 
 def _new(terms: tuple[Term, ...], constant: int) -> SymbolicDim:
     self = object.__new__(SymbolicDim)
-    _set_terms(self, terms)
-    _set_constant(self, constant)
-    _set_hash(self, None)
-    _set_names(self, None)
-    _set_text(self, None)
-    _set_view(self, None)
+    self._terms = terms
+    self._constant = constant
+    self._hash = self._names = self._text = self._view = None
     return self
 
 
@@ -506,7 +490,7 @@ def names(dim: Dim) -> tuple[str, ...]:
                 else:
                     collected[factor] = None
         found = tuple(sorted(collected))
-        _set_names(dim, found)
+        dim._names = found
     return found
 
 
@@ -649,7 +633,7 @@ def _viewed(dim: SymbolicDim) -> tuple[tuple[Term, ...], int]:
             constant = terms.pop(())
         kept = sorted([term for term in terms.items() if term[1]], key=lambda term: (-len(term[0]), term[0]))
         view = (tuple(kept), constant)
-        _set_view(dim, view)
+        dim._view = view
     return view
 
 
