@@ -42,8 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.rootpath.resolve() != HERE.resolve():
         raise pytest.UsageError("name the directory, or tests/pytest.ini is not found: pytest tests")
     if config.getoption("--update") and config.getoption("numprocesses", None):
-        raise pytest.UsageError("--update writes files, and two processes might write one: leave -n out")
-    # Before any test module is imported: a cache left by an earlier run, or by the user, must not answer for us.
+        raise pytest.UsageError("--update writes files, which two processes cannot share: leave -n out")
+    # Before any test module is imported: a cache of an earlier run, or the user's, must not answer for us.
     directory = tempfile.mkdtemp(prefix="treadle-tests-")
     os.environ["TREADLE_CACHE_DIR"] = directory
     config.add_cleanup(lambda: shutil.rmtree(directory, ignore_errors=True))

@@ -1,9 +1,9 @@
 """No choice may depend on the order of a set, on an address, on a hash or on a clock.
 
 Sets of strings and of objects come out in a different order in every process, so a compiler that walks one
-makes different code from the same program. The reader below finds the walks in the three rooms that make choices;
-a set may be asked (`in`, `len`, `|`, `sorted`), never walked. It errs on the strict side: a name or attribute that
-is anywhere said to be a set is taken for one.
+makes different code from the same program. The reader below finds the walks in the three rooms that make
+choices; a set may be asked (`in`, `len`, `|`, `sorted`), never walked. It errs on the strict side: a name or
+attribute that is anywhere said to be a set is taken for one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SET_METHODS = ("union", "intersection", "difference", "symmetric_difference")
 # Their result does not depend on the order in which they read.
 ORDERLESS = ("set", "frozenset", "sorted", "len", "any", "all", "min", "max", "bool", "isinstance", "Counter")
 # They hand the order on.
-WALKERS = ("list", "tuple", "iter", "enumerate", "zip", "map", "filter", "reversed", "chain", "deque", "array")
+WALKERS = ("list", "tuple", "iter", "enumerate", "zip", "map", "filter", "reversed", "chain", "deque")
 CLOCKS = ("time", "datetime", "random", "secrets", "uuid")
 # Files that may read a clock, for the report and never for a choice.
 TIMED = ("passes/manager.py",)
@@ -112,7 +112,7 @@ class Walks:
                 self.scope(node, frozenset(names))
 
     def own_nodes(self, owner: ast.AST) -> Iterator[ast.AST]:
-        """Everything below `owner`, nested functions themselves included, but not what is in them."""
+        """Everything below `owner`; nested functions themselves, not what is in them."""
         for child in ast.iter_child_nodes(owner):
             yield child
             if not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
@@ -195,7 +195,7 @@ def called(function: ast.expr) -> str:
 
 
 def mark(arguments: list[ast.expr]) -> None:
-    """What stands directly in an orderless reader may walk a set. Called on the way down, before its judging."""
+    """What stands directly in an orderless reader may walk a set; marked on the way down, before judging."""
     for argument in arguments:
         argument.orderless = True  # type: ignore[attr-defined]
 
