@@ -143,7 +143,7 @@ class Walks:
 
     def is_keys(self, node: ast.expr) -> bool:
         """`a.keys() & b.keys()` is a set, though each side has an order."""
-        return isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "keys"
+        return isinstance(node, ast.Call) and called(node.func) == "keys"
 
     def judge(self, node: ast.AST, names: set[str]) -> None:
         def walked(expression: ast.expr, how: str) -> None:
