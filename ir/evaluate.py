@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from .dims import SymbolicDim, evaluate as evaluate_dim, substitute
+from .dims import SymbolicDim, names, substitute
+from .dims import evaluate as evaluate_dim
 from .errors import ShapeMismatch, TypeMismatch
 from .graph import Graph
 from .ops.families import Control
@@ -53,6 +54,7 @@ def solve_dims(graph: Graph, arrays: Sequence[Array], sizes: dict[str, int]) -> 
         for dim, size in zip(param.shape, array.shape, strict=True):
             if isinstance(dim, SymbolicDim) and str(dim).isidentifier():
                 sizes.setdefault(str(dim), size)
+    _solve_linear(graph, arrays, sizes)
     for param, array in zip(graph.params, arrays, strict=True):
         if concrete(param.given, sizes).shape != array.shape:
             raise ShapeMismatch(
@@ -60,6 +62,19 @@ def solve_dims(graph: Graph, arrays: Sequence[Array], sizes: dict[str, int]) -> 
                 + (f" with {', '.join(f'{n}={v}' for n, v in sorted(sizes.items()))}" if sizes else ""),
                 code="TD0102",
             )
+
+
+def _solve_linear(graph: Graph, arrays: Sequence[Array], sizes: dict[str, int]) -> None:
+    """Sizes that occur only inside a sum or product (`2*B + 1`): solved where one unknown remains and it is linear."""
+    for param, array in zip(graph.params, arrays, strict=True):
+        for dim, size in zip(param.shape, array.shape, strict=True):
+            unknown = [name for name in names(dim) if name not in sizes]
+            if len(unknown) != 1:
+                continue
+            zero, one, two = (evaluate_dim(dim, {**sizes, unknown[0]: n}) for n in (0, 1, 2))
+            slope = one - zero
+            if slope and two - one == slope and (size - zero) % slope == 0:
+                sizes[unknown[0]] = (size - zero) // slope
 
 
 def concrete(given: TensorType, sizes: Mapping[str, int]) -> TensorType:

@@ -1,0 +1,118 @@
+"""The program: when and where. Order and memory, decided.
+
+A program is a structured list of statements over slots of memory. Calls name a kernel and say which slots are read and
+written; a kernel is a closed graph (its meaning) plus which of its results may be written over which of its operands.
+The native entry is this text compiled: nothing interprets it at run time except the evaluator below, its oracle.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .dims import Dim, DimName
+from .graph import Graph
+from .location import Location
+from .types import TensorType
+
+Space = Literal["in", "out", "const", "arena"]
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Memory that holds one tensor, row-major: argument, result or constant number `index`, or `arena` at byte `offset`.
+
+    Inside a loop, `offset` may use the loop's variables (a stacked input or output is read one step at a time); for
+    `in`, `out` and `const` it is a byte offset into that buffer.
+    """
+
+    space: Space
+    index: int
+    offset: Dim
+    type: TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Run a kernel: `reads` are its graph's parameters, `writes` its results, both in order."""
+
+    kernel: str
+    reads: tuple[Slot, ...]
+    writes: tuple[Slot, ...]
+    location: Location | None = None
+    sequence: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """Copy all bytes of `source` to `target`, which has the same type and does not overlap it."""
+
+    source: Slot
+    target: Slot
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    """`for var in range(count)`; `reverse` counts down. Carries live in fixed slots that the body reads and writes."""
+
+    var: str
+    count: Dim
+    body: tuple[Statement, ...]
+    reverse: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class While:
+    """Run `condition`; while the bool in `flag` is true, run `body` and `condition` again."""
+
+    condition: tuple[Statement, ...]
+    flag: Slot
+    body: tuple[Statement, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """Run the branch whose number is in `selector` (an i32 or i64 scalar, or a bool: false is 0), clamped to the branches."""
+
+    selector: Slot
+    branches: tuple[tuple[Statement, ...], ...]
+
+
+Statement = Call | Copy | Loop | While | Switch
+
+
+@dataclass(frozen=True, slots=True)
+class KernelDef:
+    """What a kernel computes. `updates` pairs (result, parameter): that result is written over that operand's memory."""
+
+    name: str
+    graph: Graph
+    updates: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer:
+    """An argument, result or constant of the program. `label` is its path in the user's arguments, or the constant's hash."""
+
+    label: str
+    type: TensorType
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """`arena_bytes` and `lower_bound` are bytes at the given dims; `lower_bound` is the largest sum of bytes live at once.
+
+    `donated` pairs (result, argument): that result is written into that argument's buffer.
+    `constants[i]` is described here; its data travels beside the program, in `Bundle`.
+    """
+
+    name: str
+    dims: tuple[DimName, ...]
+    inputs: tuple[Buffer, ...]
+    outputs: tuple[Buffer, ...]
+    constants: tuple[Buffer, ...]
+    kernels: tuple[KernelDef, ...]
+    body: tuple[Statement, ...]
+    arena_bytes: Dim
+    lower_bound: Dim
+    donated: tuple[tuple[int, int], ...] = ()
