@@ -1,0 +1,92 @@
+"""What the runtime refuses, as exceptions that need no other room.
+
+Each class derives from the builtin a Python user expects and carries a stable `code` (`TD09xx`), the
+`message`, and one suggested `edit` where there is one. The frontend turns them into its own errors with the
+user's line; in a deployed program, where no frontend is at hand, they read well as they are.
+"""
+
+from __future__ import annotations
+
+
+class RuntimeFault(Exception):
+    """Base of the runtime's errors. `code` is stable; `message` says what was asked and what was found."""
+
+    builtin: type[Exception] = Exception  # the class a user would catch, for whoever rebuilds the error
+
+    def __init__(self, message: str, *, code: str, edit: str | None = None) -> None:
+        self.message = message
+        self.code = code
+        self.edit = edit
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_rebuild, (type(self), self.message, self.code, self.edit))
+
+    def __str__(self) -> str:
+        text = f"{self.code}: {self.message}"
+        return text if self.edit is None else f"{text}\n  edit: {self.edit}"
+
+
+def _rebuild(cls: type[RuntimeFault], message: str, code: str, edit: str | None) -> RuntimeFault:
+    return cls(message, code=code, edit=edit)
+
+
+class ArgumentTypeError(RuntimeFault, TypeError):
+    """An argument of the wrong kind or dtype, or the wrong number of arguments."""
+
+    builtin = TypeError
+
+
+class ArgumentValueError(RuntimeFault, ValueError):
+    """An argument of the right kind whose shape, size or memory does not fit."""
+
+    builtin = ValueError
+
+
+class BadObject(RuntimeFault, ValueError):
+    """Bytes that are not a relocatable object or shared library we can read, link or load."""
+
+    builtin = ValueError
+
+
+class BadArtifact(RuntimeFault, ValueError):
+    """A model file that is refused: damaged, foreign, too new, or made for another machine."""
+
+    builtin = ValueError
+
+
+class NativeIndexError(RuntimeFault, IndexError):
+    """An index that native code found out of range."""
+
+    builtin = IndexError
+
+
+class NativeValueError(RuntimeFault, ValueError):
+    """A value that native code found unfit."""
+
+    builtin = ValueError
+
+
+class NativeArithmeticError(RuntimeFault, ArithmeticError):
+    """A failure of arithmetic that NumPy would raise, found by native code."""
+
+    builtin = ArithmeticError
+
+
+class NativeRuntimeError(RuntimeFault, RuntimeError):
+    """Any other failure of native code, for example a loop that passed its `max_steps`."""
+
+    builtin = RuntimeError
+
+
+# What a failure site may ask for, by the name of the builtin: the tables of a program are plain text.
+FAILURES: dict[str, type[RuntimeFault]] = {
+    "IndexError": NativeIndexError,
+    "ValueError": NativeValueError,
+    "ArithmeticError": NativeArithmeticError,
+    "RuntimeError": NativeRuntimeError,
+}
+
+
+class CacheWarning(UserWarning):
+    """The disk cache cannot be used; compilation goes on without it."""
