@@ -1,16 +1,19 @@
 """Sizes: ints, and polynomials with integer coefficients over names and the atoms floordiv, mod, min and max.
 
-A known size is a Python int everywhere; only a size that mentions a name is a `SymbolicDim`. Both are written with the
-same operators, so a shape rule or an index is spelt once. Two symbolic sizes are equal when their normal forms are:
+A known size is a Python int everywhere; only a size that mentions a name is a `SymbolicDim`. Both are written
+with the same operators, so a shape rule or an index is spelt once. Two symbolic sizes are equal when their
+normal forms are:
 
-- a polynomial is the sorted tuple of its monomials and a constant, so equality of polynomials is decided exactly;
+- a polynomial is the sorted tuple of its monomials and a constant, so equality of polynomials is decided;
 - `a % b` is kept as `a - b*(a // b)` and shown as `a % b` again, so `4*(i // 4) + i % 4` is `i`;
-- `a // b` carries out of the division all that is a multiple of b, joins nested divisions, and divides by common factors;
-- `min` and `max` are flat, sorted, moved to where every coefficient is least, and free of operands that cannot win.
+- `a // b` carries out whatever is a multiple of b, joins nested divisions, and divides by common factors;
+- `min` and `max` are flat, sorted, moved to the least coefficients, without operands that cannot win.
 
-Between different atoms, identities that need more than this (`x // 2 + (x + 1) // 2` is `x`) are not known: equality is
-sound always and complete for polynomials. A name stands for an integer >= 0 unless a `DimName` says otherwise, and a
-divisor for an integer that is not 0. Division rounds down, as in Python and NumPy.
+Between different atoms, identities that need more than this (`x // 2 + (x + 1) // 2` is `x`) are not known:
+equality is sound always and complete for polynomials. Division rounds down, as in Python and NumPy.
+
+A name stands for an integer >= 0 (so `max(B, 0)` is `B`), and a divisor for an integer that is not 0. What may be
+negative must not be a name under `min` or `max`; elsewhere a `DimName` with a negative `low` is enough.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from functools import lru_cache
 from math import gcd, inf, lcm
 from operator import index as as_index
 from types import MappingProxyType
-from typing import Any, Final, Literal, NoReturn, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from .errors import ArithmeticFault, InvalidValue, ParseError, TypeMismatch
 
@@ -32,7 +35,7 @@ Term: TypeAlias = tuple[Monomial, int]
 
 
 class Atom(str):
-    """A factor that is not a name. It is its own text, which its normal operands decide: equal text, equal atom."""
+    """A factor that is not a name. It is its own text, which its operands' normal form decides."""
 
     __slots__ = ("kind", "operands")
     kind: Kind
@@ -57,11 +60,11 @@ class Atom(str):
 class SymbolicDim:
     """A size that mentions at least one name. Immutable, hashable, equal by normal form; not an int.
 
-    Build one from `symbol` with Python's operators. Sizes are compared by `known_le` and its kin, never by `<`, because
-    the answer may be unknown.
+    Build one from `symbol` with Python's operators. Sizes are compared by `known_le` and its kin, never by
+    `<`, because the answer may be unknown.
     """
 
-    # _terms and _constant are the normal form; the others are filled on first use.
+    # _terms and _constant are the normal form; the others are computed on first use.
     __slots__ = ("_constant", "_hash", "_names", "_terms", "_text", "_view")
     __array_ufunc__ = None  # so that numpy.int64(2) * B comes to __rmul__ and not to an object array
 
@@ -74,7 +77,7 @@ class SymbolicDim:
 
     @property
     def terms(self) -> tuple[Term, ...]:
-        """The monomials as they are shown: (factors, coefficient), `mod` written as such. A factor is a name or an `Atom`."""
+        """(factors, coefficient) as shown, with `mod` written as such. A factor is a name or an `Atom`."""
         return _viewed(self)[0]
 
     @property
@@ -111,7 +114,8 @@ class SymbolicDim:
         return NotImplemented if lifted is None else -self + lifted
 
     def __neg__(self) -> SymbolicDim:
-        return _new(tuple([(monomial, -coefficient) for monomial, coefficient in self._terms]), -self._constant)
+        negated = tuple([(monomial, -coefficient) for monomial, coefficient in self._terms])
+        return _new(negated, -self._constant)
 
     def __pos__(self) -> SymbolicDim:
         return self
@@ -138,19 +142,19 @@ class SymbolicDim:
 
     def __floordiv__(self, other: Dim) -> Dim:
         lifted = _lift(other)
-        return NotImplemented if lifted is None else _floordiv(self, lifted)
+        return NotImplemented if lifted is None else floordiv(self, lifted)
 
     def __rfloordiv__(self, other: Dim) -> Dim:
         lifted = _lift(other)
-        return NotImplemented if lifted is None else _floordiv(lifted, self)
+        return NotImplemented if lifted is None else floordiv(lifted, self)
 
     def __mod__(self, other: Dim) -> Dim:
         lifted = _lift(other)
-        return NotImplemented if lifted is None else self - _floordiv(self, lifted) * lifted
+        return NotImplemented if lifted is None else mod(self, lifted)
 
     def __rmod__(self, other: Dim) -> Dim:
         lifted = _lift(other)
-        return NotImplemented if lifted is None else lifted - _floordiv(lifted, self) * self
+        return NotImplemented if lifted is None else mod(lifted, self)
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -179,23 +183,25 @@ class SymbolicDim:
     def __reduce__(self) -> tuple[Any, ...]:
         return parse, (str(self),)
 
+    # ndarray shapes, range() and slices ask for __index__; if and while ask for __bool__.
     def __index__(self) -> int:
-        _refuse(self, "an integer", "keep the size symbolic (treadle.numpy.zeros takes it in a shape), or give it a value")
+        raise _unknown(self, "an integer", "keep it symbolic: treadle.numpy.zeros takes it in a shape")
 
     def __int__(self) -> int:
-        _refuse(self, "an integer", "leave out int(): a size takes part in + - * // % as it is")
+        raise _unknown(self, "an integer", "leave out int(): a size takes part in + - * // % as it is")
 
     def __float__(self) -> float:
-        _refuse(self, "a number", "multiply by the size itself, not by float() of it")
+        raise _unknown(self, "a number", "multiply by the size itself, not by float() of it")
 
     def __bool__(self) -> bool:
-        _refuse(self, "true or false", "decide on what does not depend on it, or make the size static")
+        raise _unknown(self, "true or false", "decide on what does not depend on it, or make the size static")
 
 
 Dim: TypeAlias = int | SymbolicDim
 
-def _refuse(dim: SymbolicDim, wanted: str, edit: str) -> NoReturn:
-    raise TypeMismatch(f"the size {dim} is not known while tracing and was asked for as {wanted}", code="TD0201", edit=edit)
+def _unknown(dim: SymbolicDim, wanted: str, edit: str) -> TypeMismatch:
+    message = f"the size {dim} is not known while tracing and was asked for as {wanted}"
+    return TypeMismatch(message, code="TD0201", edit=edit)
 
 
 def _lift(value: object) -> Dim | None:
@@ -239,37 +245,35 @@ def _single(factor: str) -> SymbolicDim:
 def symbol(name: str) -> SymbolicDim:
     """The size called `name`, any identifier."""
     if not name.isidentifier():
-        raise InvalidValue(f"{name!r} cannot name a size", code="TD0204", edit="use a Python identifier such as 'B'")
+        raise InvalidValue(f"{name!r} cannot name a size", code="TD0204", edit="use an identifier")
     return _single(str(name))
 
 
-# --- division ---------------------------------------------------------------------------------------------------------
+# --- division -----------------------------------------------------------------------------------------------
 
 
 def floordiv(a: Dim, b: Dim) -> Dim:
-    return _floordiv(a, b)
+    """a / b rounded down."""
+    if type(b) is int:
+        if b == 0:
+            raise _division_by_zero(a)
+        if type(a) is int:
+            return a // b
+    return _divided(a, b)
 
 
 def mod(a: Dim, b: Dim) -> Dim:
-    return a - _floordiv(a, b) * b
+    """What is left of a after taking out b floordiv(a, b) times; it has the sign of b."""
+    return a - floordiv(a, b) * b
 
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
     """a / b rounded up, for b > 0."""
-    return _floordiv(a + b - 1, b)
+    return floordiv(a + b - 1, b)
 
 
-def _no_zero(a: Dim) -> NoReturn:
-    raise ArithmeticFault(f"the size {show(a)} is divided by zero", code="TD0202", edit="check the stride or block size")
-
-
-def _floordiv(a: Dim, b: Dim) -> Dim:
-    if type(b) is int:
-        if b == 0:
-            _no_zero(a)
-        if type(a) is int:
-            return a // b
-    return _divided(a, b)
+def _division_by_zero(a: Dim) -> ArithmeticFault:
+    return ArithmeticFault(f"the size {show(a)} is divided by zero", code="TD0202", edit="use a divisor >= 1")
 
 
 def _nearest(c: int, b: int) -> int:
@@ -297,7 +301,7 @@ def _divided(a: Dim, b: Dim) -> Dim:
     for monomial, _ in everything[1:]:
         shared = _in_common(shared, monomial)
     if common > 1 or shared:
-        return quotient + _floordiv(_reduced(rest, common, shared), _reduced(b, common, shared))
+        return quotient + floordiv(_reduced(rest, common, shared), _reduced(b, common, shared))
     return quotient + _single(Atom("floordiv", (rest, b)))
 
 
@@ -325,17 +329,17 @@ def _divided_by_int(a: SymbolicDim, b: int) -> Dim:
     sign = next((coefficient for coefficient in rest.values() if 2 * abs(coefficient) != b), 1)
     if sign < 0:
         flipped = {monomial: -coefficient for monomial, coefficient in rest.items()}
-        return outside - _floordiv(_build(flipped, b - 1 - constant), b)
+        return outside - floordiv(_build(flipped, b - 1 - constant), b)
     inside = _build(rest, constant)
     assert isinstance(inside, SymbolicDim)
-    nested = _lone_floordiv(inside)
+    nested = _lone_division(inside)
     if nested is not None:
         dividend, divisor = nested
-        return outside + _floordiv(dividend + constant * divisor, divisor * b)
+        return outside + floordiv(dividend + constant * divisor, divisor * b)
     return outside + _single(Atom("floordiv", (inside, b)))
 
 
-def _lone_floordiv(dim: SymbolicDim) -> tuple[Dim, int] | None:
+def _lone_division(dim: SymbolicDim) -> tuple[Dim, int] | None:
     """x and d where dim is x // d plus a constant and d a positive int."""
     if len(dim._terms) == 1:
         (monomial, coefficient), = dim._terms
@@ -399,7 +403,8 @@ def _long_division(a: Dim, b: SymbolicDim) -> tuple[Dim, Dim]:
         multiple_of_lead = coefficient - _nearest(coefficient, size)
         if outside is None or multiple_of_lead == 0:
             continue
-        step = _build({outside: multiple_of_lead // lead_coefficient}, 0) if outside else multiple_of_lead // lead_coefficient
+        times = multiple_of_lead // lead_coefficient
+        step = _new(((outside, times),), 0) if outside else times
         quotient = quotient + step
         rest = rest - step * b
     return quotient, rest
@@ -415,13 +420,14 @@ def exact_div(a: Dim, b: Dim) -> Dim | None:
         assert isinstance(a, SymbolicDim)
         if a._constant % b or any(coefficient % b for _, coefficient in a._terms):
             return None
-        return _new(tuple([(monomial, coefficient // b) for monomial, coefficient in a._terms]), a._constant // b)
+        divided = tuple([(monomial, coefficient // b) for monomial, coefficient in a._terms])
+        return _new(divided, a._constant // b)
     assert isinstance(b, SymbolicDim)
     quotient, rest = _long_division(a, b)
     return quotient if type(rest) is int and rest == 0 else None
 
 
-# --- least and greatest ---------------------------------------------------------------------------------------------
+# --- least and greatest -------------------------------------------------------------------------------------
 
 
 def minimum(a: Dim, b: Dim) -> Dim:
@@ -446,7 +452,8 @@ def _extremum(kind: Literal["min", "max"], given: tuple[Dim, ...]) -> Dim:
             operands.append(dim)
     if len(operands) == 1:
         return operands[0]
-    # min(a + x, b + x) = min(a, b) + x and min(k*a, k*b) = k*min(a, b): the spelling whose coefficients are least.
+    # min(a + x, b + x) = min(a, b) + x and min(k*a, k*b) = k*min(a, b): of all spellings, the one whose
+    # coefficients are least.
     least = [dict(_all_terms(dim)) for dim in operands]
     outside = {
         monomial: min(terms.get(monomial, 0) for terms in least)
@@ -455,12 +462,13 @@ def _extremum(kind: Literal["min", "max"], given: tuple[Dim, ...]) -> Dim:
     shift = _build(outside, outside.pop((), 0))
     moved = [dim - shift for dim in operands]
     common = gcd(*[coefficient for dim in moved for _, coefficient in _all_terms(dim)])
-    scaled = sorted([_reduced(dim, common, ()) for dim in moved], key=lambda dim: (type(dim) is int, show(dim)))
+    scaled = [_reduced(dim, common, ()) for dim in moved]
+    scaled.sort(key=lambda dim: (type(dim) is int, show(dim)))
     return _single(Atom(kind, tuple(scaled))) * common + shift
 
 
 def _alternatives(kind: Kind, dim: Dim) -> tuple[Dim, ...]:
-    """The operands of `dim` where it is k*min(...) + rest with k > 0 (or max, as `kind` says), else itself."""
+    """The operands of `dim` where it is k*min(...) + rest with k > 0 (max by `kind`), else itself."""
     if type(dim) is not int:
         assert isinstance(dim, SymbolicDim)
         for monomial, coefficient in dim._terms:
@@ -471,7 +479,7 @@ def _alternatives(kind: Kind, dim: Dim) -> tuple[Dim, ...]:
     return (dim,)
 
 
-# --- what a size is made of -------------------------------------------------------------------------------------------
+# --- what a size is made of ---------------------------------------------------------------------------------
 
 
 def names(dim: Dim) -> tuple[str, ...]:
@@ -497,7 +505,7 @@ def names(dim: Dim) -> tuple[str, ...]:
 def apply(kind: Kind, operands: Sequence[Dim]) -> Dim:
     """The value of an atom of this kind over these operands."""
     if kind == "floordiv":
-        return _floordiv(operands[0], operands[1])
+        return floordiv(operands[0], operands[1])
     if kind == "mod":
         return mod(operands[0], operands[1])
     combine = minimum if kind == "min" else maximum
@@ -505,6 +513,11 @@ def apply(kind: Kind, operands: Sequence[Dim]) -> Dim:
     for operand in operands[1:]:
         result = combine(result, operand)
     return result
+
+
+def factor_value(factor: str) -> Dim:
+    """A factor of `terms` as a size."""
+    return apply(factor.kind, factor.operands) if isinstance(factor, Atom) else symbol(factor)
 
 
 def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
@@ -520,7 +533,8 @@ def substitute(dim: Dim, values: Mapping[str, Dim]) -> Dim:
         for factor in monomial:
             if isinstance(factor, Atom):
                 if any(name in values for operand in factor.operands for name in names(operand)):
-                    product = apply(factor.kind, [substitute(operand, values) for operand in factor.operands]) * product
+                    operands = [substitute(operand, values) for operand in factor.operands]
+                    product = apply(factor.kind, operands) * product
                 else:
                     kept.append(factor)
             elif factor in values:
@@ -557,7 +571,7 @@ def _evaluate_factor(factor: str, values: Mapping[str, int]) -> int:
         if factor.kind == "max":
             return max(operands)
         if operands[1] == 0:
-            raise ArithmeticFault(f"{factor} divides by zero", code="TD0202", edit="check the stride or block size")
+            raise _division_by_zero(factor.operands[0])
         return operands[0] // operands[1] if factor.kind == "floordiv" else operands[0] % operands[1]
     if factor not in values:
         raise InvalidValue(f"no value was given for the size {factor}", code="TD0203")
@@ -571,7 +585,7 @@ def product(dims: Iterable[Dim]) -> Dim:
     return result
 
 
-# --- text ---------------------------------------------------------------------------------------------------------------
+# --- text ---------------------------------------------------------------------------------------------------
 
 
 def show(dim: Dim) -> str:
@@ -599,7 +613,8 @@ def _text_of(dim: SymbolicDim) -> str:
     for monomial, coefficient in terms:
         size = abs(coefficient)
         alone = size == 1 and len(monomial) == 1
-        text = "*".join(_factor_text(factor, alone) for factor in monomial)
+        factors = sorted(monomial, key=lambda factor: isinstance(factor, Atom))  # names first
+        text = "*".join([_factor_text(factor, alone) for factor in factors])
         pieces.append((coefficient, text if size == 1 else f"{size}*{text}"))
     if constant:
         pieces.append((constant, str(abs(constant))))
@@ -638,7 +653,7 @@ def _viewed(dim: SymbolicDim) -> tuple[tuple[Term, ...], int]:
 
 
 def _show_mod(terms: dict[Monomial, int], monomial: Monomial, atom: Atom, floors: Sequence[Atom]) -> None:
-    """Where terms hold k*m*(base - part*(base // part)), base // part being `atom`, write k*m*(base % part)."""
+    """Where terms hold k*m*(base - part*atom), `atom` being base // part, write k*m*(base % part)."""
     dividend, divisor = atom.operands
     around = _without(monomial, (atom,))
     assert around is not None
@@ -648,7 +663,7 @@ def _show_mod(terms: dict[Monomial, int], monomial: Monomial, atom: Atom, floors
         for other in floors:
             step = other.operands[1]
             if type(step) is int and 1 < step < divisor and divisor % step == 0:
-                choices.append((_floordiv(dividend, step), divisor // step))
+                choices.append((floordiv(dividend, step), divisor // step))
     for base, part in choices:
         lead, size = ((), part) if type(part) is int else _leading(part)  # type: ignore[arg-type]
         outside = _without(around, lead)
@@ -667,7 +682,7 @@ def _show_mod(terms: dict[Monomial, int], monomial: Monomial, atom: Atom, floors
         for factors, coefficient in _all_terms(base):
             added[tuple(sorted((*outside, *factors)))] = coefficient * count
         varying = [place for place in added if place != outside] or list(added)
-        if not all(0 < added[place] <= terms.get(place, 0) or terms.get(place, 0) <= added[place] < 0 for place in varying):
+        if not all(_holds(terms.get(place, 0), added[place]) for place in varying):
             continue
         for place, coefficient in removed.items():
             terms[place] -= coefficient
@@ -676,6 +691,10 @@ def _show_mod(terms: dict[Monomial, int], monomial: Monomial, atom: Atom, floors
         place = tuple(sorted((*outside, Atom("mod", (base, part)))))
         terms[place] = terms.get(place, 0) + count
         return
+
+
+def _holds(whole: int, part: int) -> bool:
+    return 0 < part <= whole or whole <= part < 0
 
 
 _TOKEN: Final = re.compile(r"\s*(?:(?P<number>\d+)|(?P<name>[^\W\d]\w*)|(?P<sign>//|[-+*%(),])|(?P<end>\Z))")
@@ -690,7 +709,7 @@ def parse(text: str) -> Dim:
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
-        self.at = 0
+        self.at = self.start = 0
         self.depth = 0
         self.token = ""
         self.sort = ""
@@ -699,15 +718,15 @@ class _Reader:
     def advance(self) -> None:
         match = _TOKEN.match(self.text, self.at)
         if match is None:
-            self.fail("a size")
+            self.start = self.at
+            raise self.error("a size")
         self.sort = match.lastgroup or ""
         self.token = match[self.sort]
         self.start = match.start(self.sort)
         self.at = match.end()
 
-    def fail(self, expected: str) -> NoReturn:
-        column = getattr(self, "start", 0) + 1
-        raise ParseError(f"size {self.text!r}, column {column}: expected {expected}", code="TD0205")
+    def error(self, expected: str) -> ParseError:
+        return ParseError(f"size {self.text!r}, column {self.start + 1}: expected {expected}", code="TD0205")
 
     def accept(self, *tokens: str) -> str | None:
         if self.sort == "sign" and self.token in tokens:
@@ -719,7 +738,7 @@ class _Reader:
     def whole(self) -> Dim:
         result = self.sum()
         if self.sort != "end":
-            self.fail("the end")
+            raise self.error("the end")
         return result
 
     def sum(self) -> Dim:
@@ -733,7 +752,10 @@ class _Reader:
         result = self.unit()
         while sign := self.accept("*", "//", "%"):
             right = self.unit()
-            result = result * right if sign == "*" else apply("floordiv" if sign == "//" else "mod", (result, right))
+            if sign == "*":
+                result = result * right
+            else:
+                result = floordiv(result, right) if sign == "//" else mod(result, right)
         return result
 
     def unit(self) -> Dim:
@@ -755,23 +777,23 @@ class _Reader:
             return symbol(token)
         if sort == "sign" and token == "(":
             return self.bracket(many=False)[0]
-        self.fail("a number, a name or '('")
+        raise self.error("a number, a name or '('")
 
     def bracket(self, many: bool) -> list[Dim]:
         self.depth += 1
         if self.depth > _DEEPEST:
-            self.fail(f"at most {_DEEPEST} nested brackets")
+            raise self.error(f"at most {_DEEPEST} nested brackets")
         self.accept("(")
         inside = [self.sum()]
         while many and self.accept(","):
             inside.append(self.sum())
         if not self.accept(")"):
-            self.fail("')'")
+            raise self.error("')'")
         self.depth -= 1
         return inside
 
 
-# --- what is known ------------------------------------------------------------------------------------------------------
+# --- what is known ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -786,9 +808,8 @@ class DimName:
     def __post_init__(self) -> None:
         symbol(self.name)
         if self.multiple_of < 1 or (self.high is not None and self.least > self.high):
-            raise InvalidValue(
-                f"no value of {self.name} is in [{self.low}, {self.high}] and a multiple of {self.multiple_of}", code="TD0206"
-            )
+            wanted = f"in [{self.low}, {self.high}] and a multiple of {self.multiple_of}"
+            raise InvalidValue(f"no value of the size {self.name} is {wanted}", code="TD0206")
 
     @property
     def least(self) -> int:
@@ -803,7 +824,7 @@ _Interval: TypeAlias = tuple[_Number, _Number]
 
 
 def _counted(dim: Dim, known: Known) -> tuple[Dim, dict[str, int]]:
-    """`dim` with each promised name written as least + multiple_of*name, so that names count from 0; and their ends."""
+    """`dim` with every promised name as least + multiple_of*name, to count from 0; where names end."""
     ends: dict[str, int] = {}
     steps: dict[str, Dim] = {}
     for name in names(dim):
@@ -837,41 +858,51 @@ def _interval(dim: Dim, ends: Mapping[str, int], splits: int) -> _Interval:
     if type(dim) is int:
         return dim, dim
     assert isinstance(dim, SymbolicDim)
+    common = gcd(*[coefficient for _, coefficient in dim._terms])
+    if common > 1:
+        # Rounding to integers is worth most where the coefficients are small.
+        reduced = _reduced(dim - dim._constant, common, ())
+        low, high = _interval(reduced, ends, splits)
+        return _times(low, common) + dim._constant, _times(high, common) + dim._constant
     terms, constant = _viewed(dim)
     low, high = _sum_interval(terms, constant, ends, splits)
     # Three spellings of the same number; each bounds it, so the tightest of their bounds holds.
-    if any(isinstance(f, Atom) and f.kind == "floordiv" and type(f.operands[1]) is int for m, _ in dim._terms for f in m):
+    if any(_divides_by_int(factor) for monomial, _ in dim._terms for factor in monomial):
         scaled, constant, scale = _without_floors(dim)
         below, above = _sum_interval(scaled, constant, ends, splits)
         low = max(low, below if below == -inf else -(-below // scale))
         high = min(high, above if above == inf else above // scale)
-    if splits:
-        for monomial, coefficient in dim._terms:
-            factor = monomial[0]
-            if len(monomial) == 1 and isinstance(factor, Atom) and factor.kind in ("min", "max"):
-                rest = dim - _single(factor) * coefficient
-                cases = [_interval(rest + operand * coefficient, ends, splits - 1) for operand in factor.operands]
-                lows, highs = [case[0] for case in cases], [case[1] for case in cases]
-                # k*min(a, b) with k > 0, or k*max(a, b) with k < 0, is the least of the cases; else the greatest.
-                least = (factor.kind == "min") == (coefficient > 0)
-                low = max(low, min(lows) if least else max(lows))
-                high = min(high, min(highs) if least else max(highs))
-                break
+    # A lower bound asks to open min before max (some case is the least), an upper bound max before min: both are
+    # tried, one atom of each sort at a time.
+    tried: list[bool] = []
+    for monomial, coefficient in dim._terms if splits else ():
+        factor = monomial[0]
+        if len(monomial) == 1 and isinstance(factor, Atom) and factor.kind in ("min", "max"):
+            # k*min(a, b) with k > 0 and k*max(a, b) with k < 0 are the least of the cases, else the greatest.
+            least = (factor.kind == "min") == (coefficient > 0)
+            if least in tried:
+                continue
+            tried.append(least)
+            rest = dim - _single(factor) * coefficient
+            opened = [rest + operand * coefficient for operand in factor.operands]
+            cases = [_interval(case, ends, splits - 1) for case in opened]
+            lows, highs = [case[0] for case in cases], [case[1] for case in cases]
+            low = max(low, min(lows) if least else max(lows))
+            high = min(high, min(highs) if least else max(highs))
     return low, high
 
 
+def _divides_by_int(factor: str) -> bool:
+    return isinstance(factor, Atom) and factor.kind == "floordiv" and type(factor.operands[1]) is int
+
+
 def _without_floors(dim: SymbolicDim) -> tuple[tuple[Term, ...], int, int]:
-    """scale*dim with x // b written as (x - x % b) / b: an upper floor often cancels against its own dividend."""
+    """scale*dim with x // b written as (x - x % b) / b, where x often cancels against the other terms."""
     terms = dict(_all_terms(dim))
     scale = 1
     while True:
         place = next(
-            (
-                (monomial, factor)
-                for monomial in terms
-                for factor in monomial
-                if isinstance(factor, Atom) and factor.kind == "floordiv" and type(factor.operands[1]) is int
-            ),
+            ((monomial, factor) for monomial in terms for factor in monomial if _divides_by_int(factor)),
             None,
         )
         if place is None:
@@ -995,49 +1026,25 @@ def _term_multiple(term: Term) -> int:
     return abs(result)
 
 
-def simplify(dim: Dim, known: Known) -> Dim:
-    """`dim` without the atoms that the promises decide: i // 4 is 0 and i % 4 is i where i is in [0, 3]."""
-    if type(dim) is int:
-        return dim
+def linear(dim: Dim, name: str) -> tuple[Dim, Dim] | None:
+    """(slope, rest), neither with `name` in it, where dim == slope*name + rest; None if it is not so."""
+    if type(dim) is int or name not in names(dim):
+        return 0, dim
     assert isinstance(dim, SymbolicDim)
-    values: dict[str, Dim] = {}
-    for monomial, _ in dim._terms:
-        for factor in monomial:
-            if isinstance(factor, Atom) and factor not in values:
-                decided = _decided(factor, known)
-                if decided is not None:
-                    values[factor] = decided
-    if not values:
-        return dim
-    total: Dim = dim._constant
+    slope: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
     for monomial, coefficient in dim._terms:
-        term: Dim = coefficient
+        powers = 0
         for factor in monomial:
-            term = (values[factor] if factor in values else _single(factor)) * term
-        total = total + term
-    return simplify(total, known)
-
-
-def _decided(atom: Atom, known: Known) -> Dim | None:
-    """What the atom is under the promises, None if it stays as it is."""
-    operands = [simplify(operand, known) for operand in atom.operands]
-    if atom.kind == "floordiv":
-        low, high = bounds(_single(atom), known)
-        if low is not None and low == high:
-            return low
-        dividend, divisor = operands
-        # A part of the dividend that is a multiple of the divisor leaves it exactly when the names are multiples of it.
-        # Nothing is divided that the names do not promise.
-    else:
-        operands = [
-            operand
-            for i, operand in enumerate(operands)
-            if not any(
-                (known_le(rival, operand, known) if atom.kind == "min" else known_le(operand, rival, known))
-                and (j < i or not (known_le(operand, rival, known) if atom.kind == "min" else known_le(rival, operand, known)))
-                for j, rival in enumerate(operands)
-                if j != i
-            )
-        ]
-    result = apply(atom.kind, operands)
-    return None if result == _single(atom) else result
+            if isinstance(factor, Atom):
+                if any(name in names(operand) for operand in factor.operands):
+                    return None
+            elif factor == name:
+                powers += 1
+        if powers == 0:
+            rest[monomial] = coefficient
+        elif powers == 1:
+            slope[tuple([factor for factor in monomial if factor != name])] = coefficient
+        else:
+            return None
+    return _build(slope, slope.pop((), 0)), _build(rest, dim._constant)
