@@ -1,8 +1,8 @@
 """Writing loop nests from Python, and rebuilding them: literals, scalar functions, a builder, walks, maps.
 
-Nodes stay plain dataclasses (`==` compares them), so scalar functions are functions here, not operators. A Python
-number beside an expression takes that expression's dtype. Rebuilding keeps identity: what a function does not
-change is the same object after it, and a nest in which nothing changed is returned itself.
+Nodes stay plain dataclasses (`==` compares them), so scalar functions are functions here, not operators. A
+Python number beside an expression takes that expression's dtype. Rebuilding keeps identity: what a function
+does not change is the same object after it, and a nest in which nothing changed is returned itself.
 """
 
 from __future__ import annotations
@@ -705,9 +705,9 @@ def rebuild(
 ) -> Block:
     """The nest with some of its parts changed, in one walk.
 
-    `dim` is applied to every position and size, `buffer` to every name of a buffer read, written or allocated,
-    `binder` to every name that a loop or a let binds; then `expr` to every part of every expression, the inner
-    before the outer.
+    `dim` is applied to every position and size, `buffer` to every name of a buffer read, written or
+    allocated, `binder` to every name that a loop or a let binds; then `expr` to every part of every
+    expression, the inner before the outer.
     """
     return _Rebuild(expr, dim, buffer, binder).block(stmts)
 
@@ -793,10 +793,11 @@ class _Rebuild:
 def substitute(
     stmts: Block, values: Mapping[str, Dim | Expr], buffers: Mapping[str, str] | None = None
 ) -> Block:
-    """The nest with free names replaced: a loop variable or size by a `Dim`, a scalar by an expression, a buffer
-    by another.
+    """The nest with free names replaced: a loop variable or size by a `Dim`, a scalar by an expression, a
+    buffer by another.
 
-    Raises `InvalidValue` (TD0403) where a name of `values` is bound inside, or a name that a value mentions is.
+    Raises `InvalidValue` (TD0403) where a name of `values` is bound inside, or a name that a value mentions
+    is.
     """
     incoming: dict[str, None] = dict.fromkeys(values)
     for value in values.values():
@@ -821,7 +822,9 @@ def substitute_expr(
 
 
 def rename(stmts: Block, names: Mapping[str, str]) -> Block:
-    """The nest with scalars, loop variables and buffers renamed, where they are bound and where they are used."""
+    """The nest with scalars, loop variables and buffers renamed, where they are bound and where they are
+    used.
+    """
 
     def of_expr(x: Expr) -> Expr:
         return Var(names[x.name], x.dtype) if type(x) is Var and x.name in names else x
