@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from treadle.codegen.llvm.optimize import assembly, object_code
 from treadle.ir.errors import CheckFailed, InvalidValue
 
