@@ -13,8 +13,8 @@
 
 Cases are separated by a line of dashes. After `=>` stand the passes, spelt as on the command line and applied
 from left to right: `=> identities, fuse(limit=64) --target x86-64:avx2`. Below it stands what must come out:
-what the passes said (`# fuse: add: not fused: two users`) and the graph, or the error that must be raised. A case
-without `=>` must come out of the parser and the printer as it went in.
+what the passes said (`# fuse: add: not fused: two users`) and the graph, or the error that must be raised. A
+case without `=>` must come out of the parser and the printer as it went in.
 
 `run` lines are checked by evaluating the graph before and after; `==` is exact (NaN equals NaN), `~=` allows
 what rounding in the result's type explains. A plain number stands for an array full of it. The command

@@ -80,15 +80,16 @@ def test_update_rewrites_what_came_out(tmp_path: Path) -> None:
         "text_cases.outcome = lambda case: (tuple(line.upper() for line in case.given), [])\n"
     )
     golden = tests / "case.text"
-    golden.write_text("# loud\nhello\n=> shout\nHELLO\n-----\n# louder\nworld\n=> shout\nwurld\nrun f() == 1\n")
+    loud = "# loud\nhello\n=> shout\nHELLO\n-----\n"
+    golden.write_text(loud + "# louder\nworld\n=> shout\nwurld\nrun f() == 1\n")
 
     def pytest_run(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pytest", "-q", str(tests), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+        return subprocess.run(command, capture_output=True, text=True, check=False)
 
     before = pytest_run()
     assert "1 failed, 1 passed" in before.stdout, before.stdout + before.stderr
     assert "-wurld\n+WORLD" in before.stdout
     assert "1 failed" not in pytest_run("--update").stdout
-    assert golden.read_text().endswith("# louder\nworld\n=> shout\nWORLD\nrun f() == 1\n")
+    assert golden.read_text() == (loud + "# louder\nworld\n=> shout\nWORLD\nrun f() == 1\n")
     assert "2 passed" in pytest_run().stdout
