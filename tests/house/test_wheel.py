@@ -23,7 +23,8 @@ def test_the_wheel_holds_the_rooms_and_nothing_else(tmp_path: Path) -> None:
         if (ROOT / folder).exists():
             shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     wheel_of = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation"]
-    run = subprocess.run([*wheel_of, "-w", str(tmp_path), str(copy)], capture_output=True, text=True, check=False)
+    command = [*wheel_of, "-w", str(tmp_path), str(copy)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stderr
     (wheel,) = tmp_path.glob("treadle-*.whl")
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
