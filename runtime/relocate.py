@@ -171,7 +171,7 @@ class Plan:
                         self.stubs.setdefault(relocation.symbol, len(self.stubs))
                 elif away:
                     raise BadObject(
-                        f"{rule.name} against {symbol.name!r}, which is not defined here and may lie out of reach",
+                        f"{rule.name} against {symbol.name!r}, which lies elsewhere, maybe out of reach",
                         code="TD0906",
                     )
 
