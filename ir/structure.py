@@ -15,7 +15,7 @@ from typing import Literal
 
 from .dims import Dim, symbol
 from .dtypes import DType, accumulator, bool_
-from .loops.nodes import Binary, Cast, Const, Expr, Select, Var
+from .loops.nodes import Binary, Cast, Const, Expr, Select, Unary, Var
 
 AxisKind = Literal["parallel", "reduce", "scan"]
 State = tuple[Expr, ...]
@@ -68,13 +68,15 @@ class Monoid:
 @dataclass(frozen=True, slots=True)
 class Structure:
     """`body` is a tuple of scalars over `element(i, dtype)` (the value of read i) and `Index` of axis names; more than one
-    scalar only where the monoid takes more. Without `combine` there is one scalar and no reduce axis."""
+    scalar only where the monoid takes more. Without `combine` there is one scalar and no reduce axis. Where `fault`, a
+    scalar of the same kind, is true, the call fails at that element (`Value.failure` says with what)."""
 
     axes: tuple[Axis, ...]
     reads: tuple[Read, ...]
     body: tuple[Expr, ...]
     combine: Monoid | None = None
     dtype: DType = field(default=bool_)
+    fault: Expr | None = None
 
     @property
     def shape(self) -> tuple[Dim, ...]:
@@ -95,11 +97,13 @@ def axes_of(shape: tuple[Dim, ...]) -> tuple[Axis, ...]:
     return tuple(Axis(f"a{i}", extent) for i, extent in enumerate(shape))
 
 
-def pointwise(shape: tuple[Dim, ...], dtypes: tuple[DType, ...], body: Expr, dtype: DType) -> Structure:
+def pointwise(
+    shape: tuple[Dim, ...], dtypes: tuple[DType, ...], body: Expr, dtype: DType, fault: Expr | None = None
+) -> Structure:
     """The structure of a map whose operands all have `shape`."""
     axes = axes_of(shape)
     here = tuple(axis.position for axis in axes)
-    return Structure(axes, tuple(Read(i, here) for i in range(len(dtypes))), (body,), None, dtype)
+    return Structure(axes, tuple(Read(i, here) for i in range(len(dtypes))), (body,), None, dtype, fault)
 
 
 def _simple(name: str, op: str, identity: bool | int | float | complex, dtype: DType, result: DType) -> Monoid:
@@ -174,3 +178,94 @@ def arg_monoid(dtype: DType, index: DType, largest: bool) -> Monoid:
 
     name = "argmax" if largest else "argmin"
     return Monoid(name, (Const(worst, dtype), Const(-1, index)), join, join, lambda a: a[1])
+
+
+def recurrence_monoid(dtype: DType) -> Monoid:
+    """Composition of affine maps y -> a*y + b; elements are (a, b), the result is what the composition makes of 0."""
+    kept = accumulator(dtype)
+    zero, one = (Const(0, kept), Const(1, kept)) if kept.is_integer else (Const(0.0, kept), Const(1.0, kept))
+
+    def merge(first: State, then: State) -> State:
+        slope = Binary("mul", then[0], first[0])
+        return (slope, Binary("add", Binary("mul", then[0], first[1]), then[1]))
+
+    def step(state: State, x: State) -> State:
+        return merge(state, (_as(x[0], kept), _as(x[1], kept)))
+
+    return Monoid("recurrence", (one, zero), step, merge, lambda a: _as(a[1], dtype))
+
+
+def logsumexp_monoid(dtype: DType) -> Monoid:
+    """log(sum(exp(x))) without overflow. The state is (m, s): the sum is s * exp(m), m the greatest element so far."""
+    kept = accumulator(dtype)
+
+    def merge(a: State, b: State) -> State:
+        top = Binary("max", a[0], b[0])
+        return (top, Binary("add", _rescaled(a[0], top, a[1]), _rescaled(b[0], top, b[1])))
+
+    def step(state: State, x: State) -> State:
+        return merge(state, (_as(x[0], kept), Const(1.0, kept)))
+
+    def finish(a: State) -> Expr:
+        return _as(Binary("add", a[0], Unary("log", a[1])), dtype)
+
+    return Monoid("logsumexp", (Const(-float("inf"), kept), Const(0.0, kept)), step, merge, finish)
+
+
+def welford_monoid(dtype: DType, correction: int = 0) -> Monoid:
+    """Variance by Welford's and Chan's updates: the state is (count, mean, sum of squared distances from the mean).
+
+    `correction` is subtracted from the count (NumPy's ddof). Of no elements: NaN."""
+    kept = accumulator(dtype)
+    zero, one = Const(0.0, kept), Const(1.0, kept)
+
+    def merge(a: State, b: State) -> State:
+        count = Binary("add", a[0], b[0])
+        # Two empty states would divide 0 by 0.
+        share = Binary("div", b[0], Binary("max", count, one))
+        apart = Binary("sub", b[1], a[1])
+        mean = Binary("add", a[1], Binary("mul", apart, share))
+        across = Binary("mul", Binary("mul", apart, apart), Binary("mul", a[0], share))
+        return (count, mean, Binary("add", Binary("add", a[2], b[2]), across))
+
+    def step(state: State, x: State) -> State:
+        value = _as(x[0], kept)
+        count = Binary("add", state[0], one)
+        apart = Binary("sub", value, state[1])
+        mean = Binary("add", state[1], Binary("div", apart, count))
+        return (count, mean, Binary("add", state[2], Binary("mul", apart, Binary("sub", value, mean))))
+
+    def finish(a: State) -> Expr:
+        count = Binary("sub", a[0], Const(float(correction), kept)) if correction else a[0]
+        return _as(Binary("div", a[2], count), dtype)
+
+    return Monoid("welford", (zero, zero, zero), step, merge, finish)
+
+
+def online_softmax_monoid(dtype: DType) -> Monoid:
+    """The mean of values weighted by exp(score), in one pass. Elements are (score, value), the state is
+    (greatest score, sum of weights, weighted sum). Of no elements: NaN."""
+    kept = accumulator(dtype)
+
+    def merge(a: State, b: State) -> State:
+        top = Binary("max", a[0], b[0])
+        weights = Binary("add", _rescaled(a[0], top, a[1]), _rescaled(b[0], top, b[1]))
+        return (top, weights, Binary("add", _rescaled(a[0], top, a[2]), _rescaled(b[0], top, b[2])))
+
+    def step(state: State, x: State) -> State:
+        return merge(state, (_as(x[0], kept), Const(1.0, kept), _as(x[1], kept)))
+
+    def finish(a: State) -> Expr:
+        return _as(Binary("div", a[2], a[1]), dtype)
+
+    return Monoid("online_softmax", (Const(-float("inf"), kept), Const(0.0, kept), Const(0.0, kept)), step, merge, finish)
+
+
+def _as(x: Expr, dtype: DType) -> Expr:
+    return x if x.dtype is dtype else Cast(x, dtype)
+
+
+def _rescaled(was: Expr, top: Expr, x: Expr) -> Expr:
+    """x * exp(was - top); x itself where both are equal, infinities included, whose difference is NaN."""
+    factor = Unary("exp", Binary("sub", was, top))
+    return Binary("mul", x, Select(Binary("eq", was, top), Const(1.0, x.dtype), factor))

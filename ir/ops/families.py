@@ -4,7 +4,7 @@ A family supplies the type rule, the structure and the derivative of its members
 says about itself; policy tables of other rooms dispatch on the family first. (`Elementwise` lives beside `Value`.)
 
 Rules about derivatives, for all families: an op has exactly one of `partials()` (maps), `transpose(cotangent, i)` (linear in
-operand i, for each i in `linear`; an op linear in several operands at once is multilinear) or `jvp(tangents)` (the rest).
+operand i, for each i in `linear`; unless it is `joint`, an op linear in several operands is multilinear) or `jvp(tangents)` (the rest).
 Integers and bools carry no tangents. `batch(operands, batched)` is for irregular ops only: the operands named in `batched`
 carry one new leading axis of one size, and so must the result.
 """
@@ -23,19 +23,23 @@ from ..types import Shape, TensorType, TupleType, Type
 from ..value import Array, Value
 
 RunBody = Callable[[Graph, Sequence[Any]], tuple[Any, ...]]
+Tangent = Value | tuple[Value | None, ...] | None
 
 
 class Op(Value):
-    """What the chapters define. `linear` names the operands (by number) in which the op is linear."""
-
-    linear: ClassVar[tuple[int, ...]] = ()
+    """What the chapters define."""
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         """The cotangent of a linear operand, given the result's."""
         return None
 
-    def jvp(self, tangents: tuple[Value | None, ...]) -> Value | None:
-        """The tangent of the result, given those of the operands (None: zero)."""
+    def accumulate_transpose(self, into: Value, cotangent: Value, operand: int) -> Value:
+        """`into` plus the operand's cotangent; reads of a part add to that part and leave the rest of `into` alone."""
+        found = self.transpose(cotangent, operand)
+        return into if found is None else into + found
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        """The tangent of the result, given those of the operands (None: zero); a tuple where the op yields one."""
         return None
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
@@ -137,5 +141,5 @@ class Composite(Op):
 
 __all__ = [
     "Array", "Composite", "Contraction", "Control", "Indexing", "Movement", "Op", "Reduction", "RunBody", "Shape",
-    "TupleType", "normalize_axis",
+    "Tangent", "TupleType", "normalize_axis",
 ]  # fmt: skip
