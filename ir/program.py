@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .dims import Dim, DimName
+from .errors import TreadleError
 from .graph import Graph
 from .location import Location
 from .types import TensorType
@@ -34,13 +35,18 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Run a kernel: `reads` are its graph's parameters, `writes` its results, both in order."""
+    """Run a kernel: `reads` are its graph's parameters, `writes` its results, both in order.
+
+    `sites` are the errors that its ops which can fail raise, in the order of the kernel's graph: failure site i of the
+    kernel is `sites[i - 1]` here. Kernels are shared between calls, the user's lines are not.
+    """
 
     kernel: str
     reads: tuple[Slot, ...]
     writes: tuple[Slot, ...]
     location: Location | None = None
     sequence: int = 0
+    sites: tuple[TreadleError, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
