@@ -12,8 +12,8 @@ normal forms are:
 Between different atoms, identities that need more than this (`x // 2 + (x + 1) // 2` is `x`) are not known:
 equality is sound always and complete for polynomials. Division rounds down, as in Python and NumPy.
 
-A name stands for an integer >= 0 (so `max(B, 0)` is `B`), and a divisor for an integer that is not 0. What may be
-negative must not be a name under `min` or `max`; elsewhere a `DimName` with a negative `low` is enough.
+A name stands for an integer >= 0 (so `max(B, 0)` is `B`), and a divisor for an integer that is not 0. What
+may be negative must not be a name under `min` or `max`; elsewhere a `DimName` with a negative `low` is enough.
 """
 
 from __future__ import annotations
@@ -269,7 +269,8 @@ def mod(a: Dim, b: Dim) -> Dim:
 
 def ceildiv(a: Dim, b: Dim) -> Dim:
     """a / b rounded up, for b > 0."""
-    return floordiv(a + b - 1, b)
+    # Rounding keeps order, so it goes into a maximum: the steps of max(s*n - s + 1, 0) by s are n again.
+    return apply("max", [floordiv(case + b - 1, b) for case in _alternatives("max", a)])
 
 
 def _division_by_zero(a: Dim) -> ArithmeticFault:
@@ -463,6 +464,9 @@ def _extremum(kind: Literal["min", "max"], given: tuple[Dim, ...]) -> Dim:
     moved = [dim - shift for dim in operands]
     common = gcd(*[coefficient for dim in moved for _, coefficient in _all_terms(dim)])
     scaled = [_reduced(dim, common, ()) for dim in moved]
+    if any(len(_alternatives(kind, dim)) > 1 for dim in scaled):
+        # The move freed an operand that is itself such an extremum: min(1, B - m) = min(1 + m, B) - m.
+        return _extremum(kind, tuple(scaled)) * common + shift
     scaled.sort(key=lambda dim: (type(dim) is int, show(dim)))
     return _single(Atom(kind, tuple(scaled))) * common + shift
 
@@ -872,8 +876,8 @@ def _interval(dim: Dim, ends: Mapping[str, int], splits: int) -> _Interval:
         below, above = _sum_interval(scaled, constant, ends, splits)
         low = max(low, below if below == -inf else -(-below // scale))
         high = min(high, above if above == inf else above // scale)
-    # A lower bound asks to open min before max (some case is the least), an upper bound max before min: both are
-    # tried, one atom of each sort at a time.
+    # A lower bound asks to open min before max (some case is the least), an upper bound max before min: both
+    # are tried, one atom of each sort at a time.
     tried: list[bool] = []
     for monomial, coefficient in dim._terms if splits else ():
         factor = monomial[0]

@@ -1,9 +1,9 @@
 """Index arithmetic: how an index moves with a loop variable, what it can reach, what divides it.
 
 An index is a `Dim` whose names are loop variables as well as sizes. A loop variable is told apart only by
-being asked about: everything else in the index counts as fixed. Where an answer is not known (the variable stands
-under `//`, `%`, `min`, `max` or in a power; the sign of a coefficient depends on a size) it is None or False,
-and the caller keeps the general form.
+being asked about: everything else in the index counts as fixed. Where an answer is not known (the variable
+stands under `//`, `%`, `min`, `max` or in a power; the sign of a coefficient depends on a size) it is None or
+False, and the caller keeps the general form.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def promises(ranges: Ranges, known: Known = NOTHING) -> dict[str, DimName]:
 def reach(index: Dim, ranges: Ranges, known: Known = NOTHING) -> tuple[Dim, Dim] | None:
     """(least, greatest): between these the index stays, both included, while the loop variables run.
 
-    They are attained where the index is affine. A range may mention the variables before it, so the inner ones
-    are eliminated first; it must not be empty, for over an empty range there is no index to bound. None if the
-    index neither grows nor falls with some variable and has no bounds in numbers either.
+    They are attained where the index is affine. A range may mention the variables before it, so the inner
+    ones are eliminated first; it must not be empty, for over an empty range there is no index to bound. None
+    if the index neither grows nor falls with some variable and has no bounds in numbers either.
     """
     if type(index) is int:
         return index, index

@@ -1,7 +1,7 @@
-"""Sizes: what is written reads back, equal sizes are equal numbers, and nothing is claimed that a value refutes.
+"""Sizes: what is written reads back, equal sizes are equal numbers, nothing is claimed that a value refutes.
 
-The oracle is Python's own integer arithmetic: hypothesis draws expression trees, which are computed once with sizes
-and once, name by name, with plain ints.
+The oracle is Python's own integer arithmetic: hypothesis draws expression trees, which are computed once with
+sizes and once with plain ints.
 """
 
 import copy
@@ -10,7 +10,7 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from treadle.ir.dims import (
@@ -130,6 +130,7 @@ def test_shown_and_read_back(dim, text):
         ((2 * W + 4) // (2 * T), (W + 2) // T),
         ((B * W) // (B * T), W // T),
         (minimum(i + 4, B) - i, minimum(4, B - i)),
+        (minimum(1, B - minimum(1, B)), minimum(B, 2) - minimum(B, 1)),
         (minimum(2 * B, 2 * T), 2 * minimum(B, T)),
         (minimum(B, B + T), B),
         (maximum(B, 0), B),
@@ -168,7 +169,7 @@ def test_zero_sizes(at, tree):
         assert 0 in at.values()
 
 
-# The normal form does not depend on the way a sum or product was built, so structural equality can be trusted.
+# The normal form does not depend on the way a sum or product was built, so equality can be trusted.
 @given(trees, trees, trees)
 def test_ring_laws(a, b, c):
     a, b, c = as_dim(a), as_dim(b), as_dim(c)
@@ -191,7 +192,6 @@ def test_equal_sizes_are_equal_numbers(a, b, at):
 
 # Files hold sizes as text: reading back gives the very same normal form.
 @given(trees)
-@settings(max_examples=300)
 def test_text_round_trip(tree):
     dim = as_dim(tree)
     assert parse(show(dim)) == dim
@@ -222,8 +222,8 @@ def test_bounds_hold(tree, at, data):
     assert value % divisor == 0 if divisor else value == 0
 
 
-# A promise may also say that a name is negative (a loop that starts before its array); outside min and max the
-# normal form assumes nothing about signs.
+# A promise may also say that a name is negative (a loop that starts before its array): outside min and max
+# the normal form assumes nothing about signs.
 @given(trees_of("+", "-", "*"), st.data())
 def test_bounds_hold_for_negative_names(tree, data):
     at = {name: data.draw(st.integers(-9, 9)) for name in NAMES}
@@ -308,13 +308,14 @@ def test_divisibility():
 
 # A known size is a plain int everywhere, so nothing pays for symbols that are not there.
 def test_ints_stay_ints():
-    for dim in (B - B, 0 * B, B // B, B % B, (4 * B + 1) % 4, minimum(3, 4), product((2, 3)), substitute(B, {"B": 3})):
+    for dim in (B - B, 0 * B, B // B, B % B, (4 * B + 1) % 4, minimum(3, 4), product((2, 3))):
         assert type(dim) is int
+    assert type(substitute(B, {"B": 3})) is int
     assert product(()) == 1 and product((B, 2, T)) == 2 * B * T
     assert type(np.int64(2) * B) is SymbolicDim and np.int64(2) * B == 2 * B == B * np.int64(2)
 
 
-# A size in a shape of a concrete array, in `if`, in range: refused with the edit, by the builtin class users expect.
+# A size in a concrete array's shape, in `if`, in range: refused with the edit, by the class users expect.
 @pytest.mark.parametrize(
     "use", [int, float, bool, operator.index, range, lambda dim: np.zeros((dim, 3)), lambda dim: [1, 2][dim]]
 )
@@ -341,7 +342,9 @@ def test_refusals():
         B + 1.5
 
 
-@pytest.mark.parametrize("text", ["", "B +", "2B", "min(B", "B ** 2", "(B", "B)", "min()", "B / 2", "ö°", "(" * 5000])
+@pytest.mark.parametrize(
+    "text", ["", "B +", "2B", "min(B", "B ** 2", "(B", "B)", "min()", "B / 2", "B°", "(" * 5000]
+)
 def test_texts_that_are_not_sizes(text):
     with pytest.raises(ParseError):
         parse(text)
