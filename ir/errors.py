@@ -86,5 +86,5 @@ class Unsupported(TreadleError, TypeError):
     """Something named that treadle does not do; the message says what to do instead."""
 
 
-class ArithmeticFault(TreadleError, ArithmeticError):
+class ArithmeticFault(TreadleError, ValueError, ArithmeticError):
     """A failure of arithmetic that NumPy would raise, from native code: for example a negative integer power."""

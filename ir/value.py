@@ -68,6 +68,10 @@ class Value:
     __match_args__: ClassVar[tuple[str, ...]] = ()
     # Whether an execution may fail at run time; such an op is never hoisted, speculated or turned into a select.
     can_fail: ClassVar[bool] = False
+    # The operands, by number, in which the op is linear. `joint` ops are linear in all of them together, as a sum is
+    # (all tangents go in at once, zeros for absent ones); the others in each while the rest is held, as a product is.
+    linear: ClassVar[tuple[int, ...]] = ()
+    joint: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         type: Type = MISSING  # set by the constructor; declared so for the type checker alone
@@ -132,6 +136,10 @@ class Value:
     def structure(self) -> Structure | None:
         """Axes, reads, body and combine; None for irregular ops."""
         return None
+
+    def failure(self) -> TreadleError:
+        """The error that a run-time failure of this op raises; asked only of ops that `can_fail`."""
+        raise TypeError(f"{type(self).__name__} cannot fail")
 
     # What every value can be asked.
 
@@ -372,6 +380,8 @@ class After(Value):
 
     x: Value
     dependencies: tuple[Value, ...]
+
+    linear = (0,)
 
     def result(self) -> Type:
         return self.x.type

@@ -1,7 +1,7 @@
 """The op vocabulary, one chapter per file.
 
-`OPS` finds an op by its name in texts. The chapters are listed here and nowhere else; they are imported when the first name
-is asked for, so that whoever needs one family does not pay for all.
+`OPS` finds an op by its name in texts. The chapters are listed here and nowhere else; they are imported when the
+first name is asked for, so that whoever needs one family does not pay for all.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from functools import cached_property
 
 from ..value import Parameter, Value
 
+BOTH = ("Call",)  # a group is a call that codegen may take as one kernel
+
 
 class _Vocabulary(Mapping[str, type[Value]]):
-    """Name to class, in the order of the chapters. An op is a class that no other class of its own file refines."""
+    """Name to class, in the order of the chapters. A class that others of its own file refine is a family, not an op,
+    unless it is named in `BOTH`."""
 
     @cached_property
     def table(self) -> dict[str, type[Value]]:
@@ -27,7 +30,7 @@ class _Vocabulary(Mapping[str, type[Value]]):
                 for cls in vars(chapter).values()
                 if isinstance(cls, type) and issubclass(cls, Value) and cls.__module__ == chapter.__name__
             ]
-            families = {base for cls in own for base in cls.__bases__}
+            families = {base for cls in own for base in cls.__bases__ if base.__name__ not in BOTH}
             found |= {cls.name: cls for cls in own if cls not in families and cls is not Parameter}
         return found
 

@@ -59,7 +59,7 @@ class Movement(Op):
 
     x: Value
 
-    linear = (0,)
+    linear: ClassVar[tuple[int, ...]] = (0,)
     accepts: ClassVar[tuple[DType, ...]] = DTYPES
 
     def read(self, at: tuple[Dim, ...]) -> Read:
