@@ -13,7 +13,8 @@ Between different atoms, identities that need more than this (`x // 2 + (x + 1) 
 equality is sound always and complete for polynomials. Division rounds down, as in Python and NumPy.
 
 A name stands for an integer >= 0 (so `max(B, 0)` is `B`), and a divisor for an integer that is not 0. What
-may be negative must not be a name under `min` or `max`; elsewhere a `DimName` with a negative `low` is enough.
+may be negative must not be a name under `min` or `max` nor in a divisor; elsewhere a `DimName` with a negative
+`low` is enough.
 """
 
 from __future__ import annotations
@@ -333,24 +334,30 @@ def _divided_by_int(a: SymbolicDim, b: int) -> Dim:
         return outside - floordiv(_build(flipped, b - 1 - constant), b)
     inside = _build(rest, constant)
     assert isinstance(inside, SymbolicDim)
-    nested = _lone_division(inside)
-    if nested is not None:
-        dividend, divisor = nested
-        return outside + floordiv(dividend + constant * divisor, divisor * b)
+    nested = [atom for atom, times in _lone_factors(inside) if times in (1, -1) and _divides_by_int(atom)]
+    if len(nested) == 1:
+        # (x // d + y) // b = (x + d*y) // (d*b)
+        atom = nested[0]
+        dividend, divisor = atom.operands
+        assert type(divisor) is int
+        if rest[(atom,)] == 1:
+            return outside + floordiv(dividend + (inside - _single(atom)) * divisor, divisor * b)
+        return outside - floordiv(dividend + (b - 1 - inside - _single(atom)) * divisor, divisor * b)
+    if any(isinstance(factor, Atom) for monomial in rest for factor in monomial):
+        # (x % 3) // 4 is 0: remainders and extrema bound what is divided.
+        low, high = bounds(inside)
+        if low is not None and high is not None and low // b == high // b:
+            return outside + low // b
     return outside + _single(Atom("floordiv", (inside, b)))
 
 
-def _lone_division(dim: SymbolicDim) -> tuple[Dim, int] | None:
-    """x and d where dim is x // d plus a constant and d a positive int."""
-    if len(dim._terms) == 1:
-        (monomial, coefficient), = dim._terms
-        if coefficient == 1 and len(monomial) == 1:
-            factor = monomial[0]
-            if isinstance(factor, Atom) and factor.kind == "floordiv":
-                dividend, divisor = factor.operands
-                if type(divisor) is int:
-                    return dividend, divisor
-    return None
+def _lone_factors(dim: SymbolicDim) -> list[tuple[Atom, int]]:
+    """The atoms that stand as terms of their own, and how many times."""
+    return [
+        (monomial[0], coefficient)
+        for monomial, coefficient in dim._terms
+        if len(monomial) == 1 and isinstance(monomial[0], Atom)
+    ]
 
 
 def _in_common(left: Sequence[str], right: Sequence[str]) -> list[str]:
@@ -669,6 +676,10 @@ def _show_mod(terms: dict[Monomial, int], monomial: Monomial, atom: Atom, floors
             if type(step) is int and 1 < step < divisor and divisor % step == 0:
                 choices.append((floordiv(dividend, step), divisor // step))
     for base, part in choices:
+        if type(base) is int and type(part) is int:
+            continue
+        if part is not divisor and floordiv(base, part) != _single(atom):
+            continue
         lead, size = ((), part) if type(part) is int else _leading(part)  # type: ignore[arg-type]
         outside = _without(around, lead)
         if outside is None or terms[monomial] % size:
@@ -865,9 +876,9 @@ def _interval(dim: Dim, ends: Mapping[str, int], splits: int) -> _Interval:
     common = gcd(*[coefficient for _, coefficient in dim._terms])
     if common > 1:
         # Rounding to integers is worth most where the coefficients are small.
-        reduced = _reduced(dim - dim._constant, common, ())
-        low, high = _interval(reduced, ends, splits)
-        return _times(low, common) + dim._constant, _times(high, common) + dim._constant
+        whole, constant = divmod(dim._constant, common)
+        low, high = _interval(_reduced(dim - dim._constant, common, ()) + whole, ends, splits)
+        return _times(low, common) + constant, _times(high, common) + constant
     terms, constant = _viewed(dim)
     low, high = _sum_interval(terms, constant, ends, splits)
     # Three spellings of the same number; each bounds it, so the tightest of their bounds holds.
