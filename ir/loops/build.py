@@ -79,9 +79,7 @@ def lit(value: Number | np.generic, dtype: DType) -> Const:
             least = -(1 << (dtype.bits - 1)) if dtype.is_signed else 0
             if least <= whole < least + (1 << dtype.bits):
                 return Const(whole, dtype)
-    raise InvalidValue(
-        f"{value!r} is not a value of {dtype}", code="TD0402", edit="cast it where it is computed"
-    )
+    raise InvalidValue(f"{value!r} is not a value of {dtype}", code="TD0402", edit="cast it where it is computed")
 
 
 def _rounded(value: float, dtype: DType) -> float:
@@ -126,9 +124,7 @@ def as_expr(x: Operand, dtype: DType | None = None) -> Expr:
         if dtype is None:
             if isinstance(x, bool):
                 return Const(x, bool_)
-            raise TypeMismatch(
-                f"the type of {x!r} is not known here", code="TD0404", edit=f"write lit({x!r}, f32)"
-            )
+            raise TypeMismatch(f"the type of {x!r} is not known here", code="TD0404", edit=f"write lit({x!r}, f32)")
         return lit(x, dtype)
     return x
 
@@ -334,9 +330,7 @@ def loop(
     return For(name, start, stop, step, kind, inner, lanes)
 
 
-def nest(
-    names: Sequence[str], shape: Sequence[Dim], body: Iterable[Stmt], kind: LoopKind = "serial"
-) -> Block:
+def nest(names: Sequence[str], shape: Sequence[Dim], body: Iterable[Stmt], kind: LoopKind = "serial") -> Block:
     """`body` in one loop per axis of `shape`, the first outermost; `kind` is that of the outermost loop."""
     inner = tuple(body)
     for axis in reversed(range(len(shape))):
@@ -429,9 +423,7 @@ class Builder:
     ) -> contextlib.AbstractContextManager[SymbolicDim]:
         return self.loop(name, stop, start=start, step=step, kind="parallel")
 
-    def unrolled(
-        self, name: str, stop: Dim, *, start: Dim = 0
-    ) -> contextlib.AbstractContextManager[SymbolicDim]:
+    def unrolled(self, name: str, stop: Dim, *, start: Dim = 0) -> contextlib.AbstractContextManager[SymbolicDim]:
         return self.loop(name, stop, start=start, kind="unrolled")
 
     def vector(
@@ -790,9 +782,7 @@ class _Rebuild:
         return name if self.binder is None else self.binder(name)
 
 
-def substitute(
-    stmts: Block, values: Mapping[str, Dim | Expr], buffers: Mapping[str, str] | None = None
-) -> Block:
+def substitute(stmts: Block, values: Mapping[str, Dim | Expr], buffers: Mapping[str, str] | None = None) -> Block:
     """The nest with free names replaced: a loop variable or size by a `Dim`, a scalar by an expression, a
     buffer by another.
 
@@ -813,9 +803,7 @@ def substitute(
     return rebuild(stmts, expr=expr, dim=dim, buffer=_renamer(buffers))
 
 
-def substitute_expr(
-    x: Expr, values: Mapping[str, Dim | Expr], buffers: Mapping[str, str] | None = None
-) -> Expr:
+def substitute_expr(x: Expr, values: Mapping[str, Dim | Expr], buffers: Mapping[str, str] | None = None) -> Expr:
     """The same for one expression."""
     expr, dim = _substitution(values)
     return _Rebuild(expr, dim, _renamer(buffers), None).expr(x)
@@ -831,9 +819,7 @@ def rename(stmts: Block, names: Mapping[str, str]) -> Block:
 
     symbols: dict[str, Dim] = {old: symbol(new) for old, new in names.items()}
     renamer = _renamer(names)
-    return rebuild(
-        stmts, expr=of_expr, dim=lambda x: substitute_dim(x, symbols), buffer=renamer, binder=renamer
-    )
+    return rebuild(stmts, expr=of_expr, dim=lambda x: substitute_dim(x, symbols), buffer=renamer, binder=renamer)
 
 
 def _renamer(names: Mapping[str, str] | None) -> Callable[[str], str] | None:
@@ -885,9 +871,7 @@ def _substitution(
             return dim
         for name in dim_names(dim):
             if name in values and name not in dims:
-                raise InvalidValue(
-                    f"{name} stands in the position {dim}, where a scalar cannot", code="TD0403"
-                )
+                raise InvalidValue(f"{name} stands in the position {dim}, where a scalar cannot", code="TD0403")
         return substitute_dim(dim, dims)
 
     return of_expr, of_dim

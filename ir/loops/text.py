@@ -49,8 +49,9 @@ from .nodes import (
 COMPARE, OR, XOR, AND, SHIFT, SUM, PRODUCT, PREFIX, POWER, ATOM = range(10)
 INFIX: Mapping[str, tuple[str, int]] = {
     "eq": ("==", COMPARE), "ne": ("!=", COMPARE), "lt": ("<", COMPARE), "le": ("<=", COMPARE),
-    "gt": (">", COMPARE), "ge": (">=", COMPARE), "or": ("|", OR), "xor": ("^", XOR), "and": ("&", AND), "shl": ("<<", SHIFT),
-    "shr": (">>", SHIFT), "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
+    "gt": (">", COMPARE), "ge": (">=", COMPARE),
+    "or": ("|", OR), "xor": ("^", XOR), "and": ("&", AND), "shl": ("<<", SHIFT), "shr": (">>", SHIFT),
+    "add": ("+", SUM), "sub": ("-", SUM), "mul": ("*", PRODUCT), "div": ("/", PRODUCT),
     "floordiv": ("//", PRODUCT), "mod": ("%", PRODUCT), "pow": ("**", POWER),
 }  # fmt: skip
 TESTS = ("isnan", "isinf", "isfinite", "signbit")  # unary functions to bool
@@ -152,9 +153,7 @@ def says_type(expr: Expr, written: bool) -> DType | None:
             if dtype is UNTYPED:
                 return None
             return dtype if written or dtype.kind in ("bool", "complex") else None
-        case (
-            Var(dtype=dtype) | Index(dtype=dtype) | Load(dtype=dtype) | Cast(dtype=dtype) | Call(dtype=dtype)
-        ):
+        case Var(dtype=dtype) | Index(dtype=dtype) | Load(dtype=dtype) | Cast(dtype=dtype) | Call(dtype=dtype):
             return dtype
         case Unary(op, x):
             if op in TESTS:
@@ -297,9 +296,7 @@ class _Printer:
         first = self.expr(exprs[0], hint)[0]
         return [first, *[self.expr(x, hint or exprs[0].dtype)[0] for x in exprs[1:]]]
 
-    def const(
-        self, value: bool | int | float | complex, dtype: DType, expected: DType | None
-    ) -> tuple[str, int]:
+    def const(self, value: bool | int | float | complex, dtype: DType, expected: DType | None) -> tuple[str, int]:
         text = show_number(value, dtype)
         if dtype.kind == "complex" or (dtype is not expected and dtype is not bool_):
             return f"{dtype}({text})", ATOM
