@@ -40,12 +40,25 @@ COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _TO_BOOL = frozenset((*COMPARISONS, "isnan", "isinf", "isfinite", "signbit"))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Const:
-    """A literal of `dtype`. `value` is a Python bool, int, float or complex; NaN payloads are not kept."""
+    """A literal of `dtype`. `value` is a Python bool, int, float or complex; NaN payloads are not kept.
+
+    Two constants are equal when they are the same number: 0.0 is not -0.0, and nan is nan.
+    """
 
     value: bool | int | float | complex
     dtype: DType
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not Const:
+            return NotImplemented
+        a, b = self.value, other.value
+        alike = a is b or ((a == b or (a != a and b != b)) and str(complex(a)) == str(complex(b)))
+        return alike and self.dtype is other.dtype
+
+    def __hash__(self) -> int:
+        return hash((self.value if self.value == self.value else "nan", self.dtype))
 
 
 @dataclass(frozen=True, slots=True)
