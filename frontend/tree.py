@@ -1,0 +1,201 @@
+"""Nested containers as argument lists: `treadle.tree`.
+
+A tree is a leaf, None, or a dict, list, tuple, NamedTuple, dataclass or registered container of trees. Dicts keep the
+order in which their keys were inserted, and two dicts with the same keys in another order have one structure: keys are
+flattened in sorted order where they can be sorted. Structures compare, hash, and say where each leaf stands
+(`params["w1"]`), which is how every message of ours names an argument.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..ir.errors import InvalidValue, TypeMismatch
+
+Flatten = Callable[[Any], tuple[Sequence[Any], Hashable]]
+Unflatten = Callable[[Hashable, Sequence[Any]], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeDef:
+    """The structure of a tree. `kind` is "leaf", "none", "dict", "list", "tuple", or a container class."""
+
+    kind: Any
+    keys: tuple[Hashable, ...] = ()
+    children: tuple[TreeDef, ...] = ()
+
+    @property
+    def leaves(self) -> int:
+        return 1 if self.kind == "leaf" else sum(child.leaves for child in self.children)
+
+    def unflatten(self, leaves: Iterable[Any]) -> Any:
+        """The tree with this structure and these leaves; TD0610 when their number is wrong."""
+        given = list(leaves)
+        if len(given) != self.leaves:
+            raise InvalidValue(f"the structure has {self.leaves} leaves, {len(given)} were given", code="TD0610")
+        return _build(self, iter(given))
+
+    def paths(self, root: str = "") -> list[str]:
+        """Where each leaf stands, spelt as Python spells it after `root`."""
+        if self.kind == "leaf":
+            return [root]
+        return [
+            path
+            for step, child in zip(_steps(self), self.children, strict=True)
+            for path in child.paths(root + step)
+        ]
+
+    def to_json(self) -> Any:
+        """As JSON: what an artifact stores. Classes become dicts or tuples of their fields when read back."""
+        if self.kind in ("leaf", "none"):
+            return self.kind
+        children = [child.to_json() for child in self.children]
+        if self.kind in ("list", "tuple"):
+            return {self.kind: children}
+        if isinstance(self.kind, type) and issubclass(self.kind, tuple):
+            return {"tuple": children}
+        return {"dict": [[str(key), child] for key, child in zip(self.keys, children, strict=True)]}
+
+    @staticmethod
+    def from_json(text: Any) -> TreeDef:
+        if isinstance(text, str):
+            return LEAF if text == "leaf" else NONE
+        ((kind, children),) = text.items()
+        if kind == "dict":
+            keys = tuple(key for key, _ in children)
+            return TreeDef("dict", keys, tuple(TreeDef.from_json(child) for _, child in children))
+        return TreeDef(kind, tuple(range(len(children))), tuple(map(TreeDef.from_json, children)))
+
+    def __str__(self) -> str:
+        match self.kind:
+            case "leaf":
+                return "*"
+            case "none":
+                return "None"
+            case "list":
+                return f"[{', '.join(map(str, self.children))}]"
+            case "tuple":
+                return f"({', '.join(map(str, self.children))}{',' if len(self.children) == 1 else ''})"
+            case "dict":
+                return f"{{{', '.join(f'{k!r}: {c}' for k, c in zip(self.keys, self.children, strict=True))}}}"
+        shown = ", ".join(f"{k}={c}" for k, c in zip(self.keys, self.children, strict=True))
+        return f"{self.kind.__name__}({shown})"
+
+
+LEAF = TreeDef("leaf")
+NONE = TreeDef("none")
+_registered: dict[type, tuple[Flatten, Unflatten]] = {}
+
+
+def register(cls: type, flatten: Flatten, unflatten: Unflatten) -> type:
+    """Make `cls` a container: `flatten(x) -> (children, data)`, `unflatten(data, children) -> x`; data is hashable."""
+    _registered[cls] = (flatten, unflatten)
+    return cls
+
+
+def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeDef]:
+    """The leaves, left to right, and the structure."""
+    leaves: list[Any] = []
+    return leaves, _flatten(tree, leaves, is_leaf)
+
+
+def _flatten(tree: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None) -> TreeDef:
+    if is_leaf is not None and is_leaf(tree):
+        leaves.append(tree)
+        return LEAF
+    kind = type(tree)
+    if tree is None:
+        return NONE
+    if kind is dict:
+        keys = _ordered(tree)
+        return TreeDef("dict", keys, tuple(_flatten(tree[key], leaves, is_leaf) for key in keys))
+    if kind is list or kind is tuple:
+        name = "list" if kind is list else "tuple"
+        return TreeDef(name, tuple(range(len(tree))), tuple(_flatten(child, leaves, is_leaf) for child in tree))
+    if kind in _registered:
+        children, data = _registered[kind][0](tree)
+        return TreeDef(kind, (data,), tuple(_flatten(child, leaves, is_leaf) for child in children))
+    if issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        return TreeDef(kind, tuple(kind._fields), tuple(_flatten(child, leaves, is_leaf) for child in tree))
+    if dataclasses.is_dataclass(kind):
+        names = tuple(field.name for field in dataclasses.fields(kind) if field.init)
+        return TreeDef(kind, names, tuple(_flatten(getattr(tree, name), leaves, is_leaf) for name in names))
+    leaves.append(tree)
+    return LEAF
+
+
+def _ordered(tree: dict[Hashable, Any]) -> tuple[Hashable, ...]:
+    try:
+        return tuple(sorted(tree))  # type: ignore[type-var]
+    except TypeError:
+        return tuple(tree)
+
+
+def _steps(structure: TreeDef) -> list[str]:
+    if structure.kind in ("dict", "list", "tuple"):
+        return [f"[{key!r}]" for key in structure.keys]
+    if structure.kind in _registered:
+        return [f"[{i}]" for i in range(len(structure.children))]
+    return [f".{key}" for key in structure.keys]
+
+
+def _build(structure: TreeDef, leaves: Any) -> Any:
+    kind = structure.kind
+    if kind == "leaf":
+        return next(leaves)
+    if kind == "none":
+        return None
+    children = [_build(child, leaves) for child in structure.children]
+    if kind == "list":
+        return children
+    if kind == "tuple":
+        return tuple(children)
+    if kind == "dict":
+        return dict(zip(structure.keys, children, strict=True))
+    if kind in _registered:
+        return _registered[kind][1](structure.keys[0], children)
+    if issubclass(kind, tuple):
+        return kind(*children)
+    return kind(**dict(zip(structure.keys, children, strict=True)))
+
+
+def unflatten(structure: TreeDef, leaves: Iterable[Any]) -> Any:
+    """The tree of `structure` with `leaves`."""
+    return structure.unflatten(leaves)
+
+
+def structure(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> TreeDef:
+    return flatten(tree, is_leaf)[1]
+
+
+def leaves(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> list[Any]:
+    return flatten(tree, is_leaf)[0]
+
+
+def paths(tree: Any, root: str = "") -> list[tuple[str, Any]]:
+    """(path, leaf) pairs, left to right."""
+    found, shape = flatten(tree)
+    return list(zip(shape.paths(root), found, strict=True))
+
+
+def map(fn: Callable[..., Any], tree: Any, *rest: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
+    """`fn` on corresponding leaves of trees of one structure; TD0611 names the first place where they differ."""
+    first, shape = flatten(tree, is_leaf)
+    columns = [first]
+    for other in rest:
+        found, other_shape = flatten(other, is_leaf)
+        if other_shape != shape:
+            raise TypeMismatch(f"trees differ in structure: {shape} and {other_shape}", code="TD0611")
+        columns.append(found)
+    return shape.unflatten(fn(*row) for row in zip(*columns, strict=True))
+
+
+def reduce(fn: Callable[[Any, Any], Any], tree: Any, initial: Any) -> Any:
+    """Fold the leaves from the left."""
+    result = initial
+    for leaf in leaves(tree):
+        result = fn(result, leaf)
+    return result
