@@ -120,10 +120,14 @@ class Relocation(NamedTuple):
 
 
 class Elf:
-    """One file, read. Tables are read once, here; contents are views into the caller's bytes."""
+    """One file, read. Tables are read once, here; contents are views into the caller's bytes.
 
-    def __init__(self, data: Buffer) -> None:
+    `length` is the file's, when `data` is only its beginning: all but sections that are not asked for.
+    """
+
+    def __init__(self, data: Buffer, length: int | None = None) -> None:
         self.data = memoryview(data).cast("B")
+        self.length = len(self.data) if length is None else length
         size = len(self.data)
         if size < HEADER.size or bytes(self.data[:4]) != b"\x7fELF":
             raise BadObject("not an ELF file", code="TD0901")
@@ -141,17 +145,17 @@ class Elf:
         self.segments = tuple(
             Segment(type, flags, offset, address, in_file, in_memory, alignment)
             for type, flags, offset, address, _, in_file, in_memory, alignment in PROGRAM_HEADER.iter_unpack(
-                self.span(segments, n_segments * PROGRAM_HEADER.size, "the program header table")
+                self.table(segments, n_segments * PROGRAM_HEADER.size, "the program header table")
             )
         )
         rows = list(
             SECTION_HEADER.iter_unpack(
-                self.span(sections, n_sections * SECTION_HEADER.size, "the section header table")
+                self.table(sections, n_sections * SECTION_HEADER.size, "the section header table")
             )
         )
         for number, row in enumerate(rows):
-            if row[1] != NOBITS:
-                self.span(row[4], row[5], f"section {number}")
+            if row[1] != NOBITS and row[4] + row[5] > self.length:
+                raise damaged(f"section {number} reaches past the end of the file")
         if rows and not names < len(rows):
             raise damaged("the section names are in no section")
         table = bytes(self.data[rows[names][4] : rows[names][4] + rows[names][5]]) if rows else b""
@@ -160,7 +164,7 @@ class Elf:
             for name, type, flags, address, offset, size, link, info, alignment, entry in rows
         )
 
-    def span(self, offset: int, size: int, what: str) -> memoryview:
+    def table(self, offset: int, size: int, what: str) -> memoryview:
         """The bytes [offset, offset + size), which `what` claims to be."""
         if offset + size > len(self.data):
             raise damaged(f"{what} reaches past the end of the file")

@@ -133,18 +133,7 @@ class Executable:
             ctypes.addressof(context),
         )
         if status:
-            raise self.failure(status)
-
-    def failure(self, status: int) -> BaseException:
-        """The exception that a status other than 0 stands for."""
-        if status == STOPPED:
-            return KeyboardInterrupt()
-        if not 0 < status <= len(self.failures):
-            return NativeRuntimeError(
-                f"native code failed at site {status}, which it does not know", code="TD0949"
-            )
-        kind, code, message = self.failures[status - 1]
-        return FAILURES.get(kind, NativeRuntimeError)(message, code=code)
+            raise failure(status, self.failures)
 
     def _inputs(self, leaves: Sequence[Any]) -> list[Array]:
         wanted = self.signature.inputs
@@ -252,6 +241,18 @@ class Executable:
         return copy
 
 
+def failure(status: int, failures: Sequence[Failure]) -> BaseException:
+    """The exception that a status other than 0 stands for."""
+    if status == STOPPED:
+        return KeyboardInterrupt()
+    if not 0 < status <= len(failures):
+        return NativeRuntimeError(
+            f"native code failed at site {status}, which it does not know", code="TD0949"
+        )
+    kind, code, message = failures[status - 1]
+    return FAILURES.get(kind, NativeRuntimeError)(message, code=code)
+
+
 def as_array(leaf: Any, tensor: Tensor) -> Array:
     """A leaf that is no plain NumPy array, as one: Python's and NumPy's scalars, subclasses, DLPack."""
     if isinstance(leaf, np.ma.MaskedArray):
@@ -343,6 +344,7 @@ def overlap(a: Array, b: Array) -> bool:
 def shares(a: Array, b: Array) -> bool:
     """Whether two arrays of any strides share an element; what is too hard to decide counts as shared."""
     try:
-        return np.shares_memory(a, b, max_work=10_000)
+        work: Any = 10_000  # steps; NumPy takes any number, its stubs only two
+        return np.shares_memory(a, b, max_work=work)
     except (np.exceptions.TooHardError, OverflowError):
         return True

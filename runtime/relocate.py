@@ -23,6 +23,7 @@ READ, CODE, FIXED, DATA = "read", "code", "fixed", "data"
 GROUPS = (READ, CODE, FIXED, DATA)
 SLOT = 8
 SMALLEST_PAGE = 4096
+MOST_ZEROED_BYTES = 256 << 20  # what is zeroed takes room in a saved model; no program of ours needs much
 STUB = {X86_64: 8, AARCH64: 16}
 
 # Sections that are allocated in memory but that nothing of ours reads: unwinding tables (no exception passes
@@ -126,6 +127,8 @@ class Plan:
                 raise BadObject(
                     f"{section.name}: alignment {section.alignment} cannot be kept", code="TD0905"
                 )
+            if section.type == elf.NOBITS and section.size > MOST_ZEROED_BYTES:
+                raise BadObject(f"{section.name}: {section.size} zeroed bytes are too many", code="TD0905")
             if section.type not in (elf.PROGBITS, elf.NOBITS):
                 raise BadObject(f"{section.name}: section type {section.type} is not known", code="TD0905")
             if section.flags & elf.EXECUTE:
@@ -195,6 +198,8 @@ class Plan:
             )
         if symbol.section != elf.UNDEFINED and symbol.section not in self.pieces:
             raise elf.damaged(f"{symbol.name!r} lies in no section that is loaded")
+        if symbol.section != elf.UNDEFINED and symbol.value > self.pieces[symbol.section].section.size:
+            raise elf.damaged(f"{symbol.name!r} lies outside its section")
         return symbol
 
     def place(self, start: int, page: int, reserve: Mapping[str, int]) -> Image:

@@ -1,0 +1,36 @@
+"""What this machine's CPU can do, as the kernel reports it, under the names that LLVM and our targets use."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+# Where LLVM's name is not the kernel's, apart from dots, dashes and underscores.
+KERNEL_NAMES = {
+    "64bit": "lm", "bmi": "bmi1", "crc32": "sse4_2", "lzcnt": "abm", "pclmul": "pclmulqdq",
+    "prfchw": "3dnowprefetch", "rdrnd": "rdrand", "sahf": "lahf_lm", "sha": "sha_ni", "sse3": "pni",
+    "x87": "fpu",
+    "dotprod": "asimddp", "fp-armv8": "fp", "fullfp16": "asimdhp", "lse": "atomics", "neon": "asimd",
+}  # fmt: skip
+
+
+@functools.cache
+def reported(file: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
+    """The features of the first CPU, without punctuation."""
+    try:
+        lines = re.search(r"^(?:flags|Features)\s*:(.*)$", file.read_text(), re.MULTILINE)
+    except OSError:
+        return frozenset()
+    return frozenset(_plain(name) for name in lines.group(1).split()) if lines else frozenset()
+
+
+def missing(features: Iterable[str], present: frozenset[str] | None = None) -> list[str]:
+    """Those of `features` that this CPU lacks; all of them when the kernel does not tell."""
+    present = reported() if present is None else present
+    return [name for name in features if _plain(KERNEL_NAMES.get(name, name)) not in present]
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[._-]", "", name.lower())
