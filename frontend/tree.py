@@ -67,7 +67,7 @@ class TreeDef:
         if kind == "dict":
             keys = tuple(key for key, _ in children)
             return TreeDef("dict", keys, tuple(TreeDef.from_json(child) for _, child in children))
-        return TreeDef(kind, tuple(range(len(children))), tuple(map(TreeDef.from_json, children)))
+        return TreeDef(kind, tuple(range(len(children))), tuple(TreeDef.from_json(child) for child in children))
 
     def __str__(self) -> str:
         match self.kind:
@@ -76,9 +76,9 @@ class TreeDef:
             case "none":
                 return "None"
             case "list":
-                return f"[{', '.join(map(str, self.children))}]"
+                return f"[{', '.join(str(c) for c in self.children)}]"
             case "tuple":
-                return f"({', '.join(map(str, self.children))}{',' if len(self.children) == 1 else ''})"
+                return f"({', '.join(str(c) for c in self.children)}{',' if len(self.children) == 1 else ''})"
             case "dict":
                 return f"{{{', '.join(f'{k!r}: {c}' for k, c in zip(self.keys, self.children, strict=True))}}}"
         shown = ", ".join(f"{k}={c}" for k, c in zip(self.keys, self.children, strict=True))
