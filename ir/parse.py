@@ -35,7 +35,7 @@ _GRAPH_NAME = re.compile(r"[^\s(]+")
 
 
 def parse_graph(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
-    """The graph of a text. `constants` supplies, by hash, data the text only names. Raises ParseError (TD02xx)."""
+    """The graph of a text. `constants` supplies, by hash, data the text only names. Raises ParseError (TD0260 to TD0269)."""
     reader = Reader(text, constants)
     graph = reader.graph(nested=False)
     reader.skip()
@@ -83,7 +83,7 @@ class Reader:
         self.position = found.end() if found else self.position
         return self.position
 
-    def fail(self, expected: str, *, code: str = "TD0201") -> NoReturn:
+    def fail(self, expected: str, *, code: str = "TD0260") -> NoReturn:
         before = self.text[: self.position]
         line = before.count("\n") + 1
         column = self.position - before.rfind("\n")
@@ -147,7 +147,7 @@ class Reader:
         name = self.match(_WORD, "a type such as f32[4]")
         if not dtypes.is_name(name):
             self.position -= len(name)
-            self.fail(f"a dtype ({', '.join(d.name for d in dtypes.DTYPES[:13])}, ...)", code="TD0202")
+            self.fail(f"a dtype ({', '.join(d.name for d in dtypes.DTYPES[:13])}, ...)", code="TD0261")
         self.expect("[")
         shape: list[Dim] = []
         while not self.accept("]"):
@@ -179,7 +179,7 @@ class Reader:
             self.expect(":")
             param = Parameter(label[1:], self.tensor_type())
             if label in names:
-                self.fail(f"another name than {label}, which is taken", code="TD0203")
+                self.fail(f"another name than {label}, which is taken", code="TD0262")
             names[label] = param
             params.append(param)
             if not self.accept(",") and not self.peek(")"):
@@ -201,7 +201,7 @@ class Reader:
                 break
         found = results[0].type if len(results) == 1 else TupleType(tuple(v.tensor for v in results))
         if found != declared and TupleType(tuple(v.tensor for v in results)) != declared:
-            self.fail(f"results of type {declared}; they are {found}", code="TD0204")
+            self.fail(f"results of type {declared}; they are {found}", code="TD0263")
         return Graph(name, tuple(params), tuple(results), dims)
 
     def where(self) -> tuple[DimName, ...]:
@@ -234,13 +234,13 @@ class Reader:
         label = self.match(_NAME, "a value such as %0")
         if label not in names:
             self.position = start
-            self.fail(f"a value defined above; {label} is not", code="TD0205")
+            self.fail(f"a value defined above; {label} is not", code="TD0264")
         return names[label]
 
     def op(self, names: dict[str, Value], number: int) -> None:
         label = self.match(_NAME, "a name such as %0")
         if label in names:
-            self.fail(f"another name than {label}, which is taken", code="TD0203")
+            self.fail(f"another name than {label}, which is taken", code="TD0262")
         self.expect("=")
         start = self.skip()
         word = self.match(_WORD, "the name of an op")
@@ -250,7 +250,7 @@ class Reader:
 
             self.position = start
             near = get_close_matches(word, OPS, 1)
-            self.fail(f"the name of an op{f' (did you mean {near[0]!r}?)' if near else ''}", code="TD0206")
+            self.fail(f"the name of an op{f' (did you mean {near[0]!r}?)' if near else ''}", code="TD0265")
         fields: dict[str, Any] = {}
         literal = self.leaf_literal(cls)
         for field in cls.schema:
@@ -273,7 +273,7 @@ class Reader:
                 name = self.match(_WORD, "an attribute")
                 if name not in annotations:
                     self.position = start
-                    self.fail(f"an attribute of {word} ({', '.join(annotations) or 'it has none'})", code="TD0207")
+                    self.fail(f"an attribute of {word} ({', '.join(annotations) or 'it has none'})", code="TD0266")
                 self.expect("=")
                 fields[name] = self.attribute(annotations[name], " }")
         self.expect(":")
@@ -291,11 +291,11 @@ class Reader:
                 missing = [f.name for f in cls.schema if f.name not in fields and repr(f.default) == "MISSING"]
                 if missing:
                     self.position = start
-                    self.fail(f"{word} with the attribute {missing[0]!r}", code="TD0208")
+                    self.fail(f"{word} with the attribute {missing[0]!r}", code="TD0267")
                 built = cls(**fields)
         if built.type != declared:
             self.position = start
-            self.fail(f"the type {built.type}, which is what {word} yields", code="TD0209")
+            self.fail(f"the type {built.type}, which is what {word} yields", code="TD0268")
         names[label] = built
 
     def origin(self, number: int) -> Origin:
@@ -353,7 +353,7 @@ class Reader:
         if isinstance(literal, str):
             if literal not in self.constants:
                 self.position = start
-                self.fail(f"the data of constant #{literal}: print the text with data=True or pass constants=", code="TD0210")
+                self.fail(f"the data of constant #{literal}: print the text with data=True or pass constants=", code="TD0269")
             return Constant(self.constants[literal])
         shape = tuple(int(str(n)) for n in declared.shape)
         return Constant(np.array(literal, dtype=declared.dtype.numpy).reshape(shape))
