@@ -177,11 +177,12 @@ class Let:
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write `value` to `buffer` at `index`."""
+    """Write `value` to `buffer` at `index`. `stream` asks for it to pass the caches by; the meaning is the same."""
 
     buffer: str
     index: tuple[Dim, ...]
     value: Expr
+    stream: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1064 @@
+"""Loops to LLVM text: one function per kernel, one more per parallel loop.
+
+What the loops say is said again in SSA form: `Let` and register arrays become values, a loop carries the register
+arrays it writes in phi nodes, an unrolled loop is its body written out, a vector loop its body written once on
+vectors, under a mask where the trip count may be less than the lanes. A parallel loop becomes a task that the pool of
+the context runs on pieces of its range, or that is called directly. There is no pass after this but the code
+generator; see `writer.py` for how invariants leave loops without one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, assert_never
+
+from ...ir.dims import Dim, names
+from ...ir.dtypes import DType, bool_, i8, i16, i32, i64
+from ...ir.errors import Unsupported
+from ...ir.loops.nodes import (
+    Alloc,
+    Binary,
+    Call,
+    Cast,
+    Const,
+    Expr,
+    Fail,
+    Fma,
+    For,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Param,
+    Select,
+    Stmt,
+    Store,
+    Table,
+    Unary,
+    Var,
+    While,
+)
+from ...ir.target import Target
+from .. import isa
+from . import scalars
+from .memory import Buffer, Lanes, Memory, Registers
+from .routines import any_lane
+from .writer import Lines, Needs, Scope, Value, flatten, float_text, literal, memory_type
+
+Linkage = Literal["internal", "external"]
+
+# The word behind `fail` holds site << 40 | position of the smallest failure, or this while there is none.
+NO_FAILURE: Final = (1 << 63) - 1
+SITE_SHIFT: Final = 40
+
+# Offsets into the context that the entry is called with.
+CONTEXT_THREADS: Final = 4
+CONTEXT_POOL: Final = 8
+CONTEXT_STOP: Final = 16
+
+# A worker's stack is small; larger arrays come from the arena, as parameters.
+MOST_STACK_BYTES: Final = 128 << 10
+
+
+def emit_kernel(kernel: Kernel, target: Target, *, linkage: Linkage = "internal") -> str:
+    """The text of a module that holds one kernel: `void @name(ptr of each param, i64 of each dim, ptr context, ptr
+    fail)`."""
+    module = Module(target)
+    module.add(kernel, linkage=linkage)
+    return module.text()
+
+
+def quoted(name: str) -> str:
+    """A global's name as LLVM reads any name."""
+    return f'@"{name}"'
+
+
+class Module:
+    """Kernels and what they need, joined into one text with every declaration, table and routine once."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.needs = Needs()
+        self.functions: list[str] = []
+        self.kernels: dict[str, Kernel] = {}
+
+    def add(self, kernel: Kernel, *, linkage: Linkage = "internal") -> None:
+        """Emit a kernel. Kernels are told apart by name: a second one of a name must be the same kernel."""
+        known = self.kernels.get(kernel.name)
+        if known is not None:
+            if known != kernel:
+                raise Unsupported(f"two different kernels are called {kernel.name}", code="TD0514")
+            return
+        self.kernels[kernel.name] = kernel
+        self.functions.append(_Function(self, kernel.name).kernel(kernel, linkage))
+
+    def add_text(self, text: str) -> None:
+        """A function written elsewhere, such as the entry."""
+        self.functions.append(text)
+
+    def text(self) -> str:
+        constants = [f"{name} = {content}" for content, name in self.needs.globals.items()]
+        parts = [
+            *constants,
+            *self.needs.declarations,
+            *self.needs.routines.values(),
+            *self.functions,
+            "!0 = !{i32 1}",
+        ]
+        return "\n".join(parts) + "\n"
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What a block writes and uses, found once per statement."""
+
+    written: frozenset[str]
+    inner_loops: bool
+    can_stop: bool
+
+
+class _Function(Memory):
+    """One LLVM function: a kernel or the body of a task."""
+
+    def __init__(self, module: Module, name: str, serial: bool = False) -> None:
+        super().__init__(module.target, module.needs)
+        self.module = module
+        self.symbol = name
+        self.serial = serial  # inside a task: parallel loops run in order
+        self.facts: dict[int, _Facts] = {}
+        self.widths: dict[str, int] = {}
+        self.tasks = 0
+        self.stack_bytes = 0
+        self.stop_word: Value | None = None
+        self.around: list[tuple[Value, Value]] = []  # (variable, stop) of the loops around, for failure positions
+        self.failing = False
+
+    # --- functions ----------------------------------------------------------------------------------------------------
+
+    def kernel(self, kernel: Kernel, linkage: Linkage) -> str:
+        arguments = []
+        for number, param in enumerate(kernel.params):
+            name = f"%p{number}"
+            arguments.append(f"{pointer_attributes(param)} {name}")
+            self.buffers[param.name] = Buffer(Value(name, i64), param.dtype, param.shape)
+        for number, dim in enumerate(kernel.dims):
+            arguments.append(f"i64 %d{number}")
+            self.env[dim] = Value(f"%d{number}", i64)
+        arguments += ["ptr %cx", "ptr %fail"]
+        for table in kernel.tables:
+            self.buffers[table.name] = self.table(table)
+        self.widths = register_widths(kernel.body)
+        self.scan(kernel.body)
+        self.block(kernel.body)
+        word = "" if linkage == "external" else "internal "
+        return self.finished(f"define {word}void {quoted(kernel.name)}({', '.join(arguments)}) nounwind {{")
+
+    def finished(self, head: str) -> str:
+        if self.streams and self.target.arch == "x86-64":
+            # Stores that passed the caches by must be seen before whoever waits for this function goes on.
+            self.needs.declare("declare void @llvm.x86.sse.sfence()")
+            self.put("  call void @llvm.x86.sse.sfence()")
+        self.put("  ret void")
+        if self.stop_word is not None:
+            self.start("stopped")
+            self.put("  ret void")
+        out = [head, "entry:"]
+        flatten(self.entry, out)
+        flatten(self.scopes[0].lines, out)
+        out.append("}")
+        return "\n".join(out)
+
+    def table(self, table: Table) -> Buffer:
+        values = list(table.values)
+        if table.dtype.bits == 32 and len(values) <= 32:
+            # Whole registers, so that a look-up can be a permutation of them.
+            values += [0] * (-len(values) % 16)
+        kind = memory_type(table.dtype)
+        listed = ", ".join([f"{kind} {table_text(value, table.dtype)}" for value in values])
+        name = self.needs.table(f"[{len(values)} x {kind}]", f"[{listed}]")
+        return Buffer(Value(name, i64), table.dtype, (len(table.values),), len(table.values))
+
+    # --- what is in a block ---------------------------------------------------------------------------------------------
+
+    def scan(self, stmts: tuple[Stmt, ...]) -> tuple[frozenset[str], bool]:
+        """(buffers and register arrays that are written, whether there is a loop that is not unrolled or a vector)."""
+        written: dict[str, None] = {}
+        loops = False
+        for stmt in stmts:
+            match stmt:
+                case Store(buffer, _, _):
+                    written[buffer] = None
+                case For(_, start, stop, _, kind, body):
+                    inside, deeper = self.scan(body)
+                    dynamic = not isinstance(stop - start, int)
+                    self.facts[id(stmt)] = _Facts(inside, deeper, dynamic and deeper)
+                    written.update(dict.fromkeys(sorted(inside)))
+                    loops = loops or deeper or kind in ("serial", "parallel")
+                case While(body, _):
+                    inside, deeper = self.scan(body)
+                    self.facts[id(stmt)] = _Facts(inside, deeper, True)
+                    written.update(dict.fromkeys(sorted(inside)))
+                    loops = True
+                case If(_, then, otherwise):
+                    one, deep_one = self.scan(then)
+                    two, deep_two = self.scan(otherwise)
+                    self.facts[id(stmt)] = _Facts(one | two, deep_one or deep_two, False)
+                    written.update(dict.fromkeys(sorted(one | two)))
+                    loops = loops or deep_one or deep_two
+                case Let() | Alloc() | Fail():
+                    pass
+                case _:
+                    assert_never(stmt)
+        return frozenset(written), loops
+
+    # --- statements -----------------------------------------------------------------------------------------------------
+
+    def block(self, stmts: tuple[Stmt, ...]) -> None:
+        env, buffers, registers = dict(self.env), dict(self.buffers), dict(self.registers)
+        for stmt in stmts:
+            match stmt:
+                case Let(name, value):
+                    self.env[name] = self.value(value)
+                case Store(buffer, index, value, stream):
+                    self.store(stmt, buffer, index, self.value(value), stream)
+                case Alloc():
+                    self.alloc(stmt)
+                case For():
+                    self.loop(stmt)
+                case While():
+                    self.while_(stmt)
+                case If():
+                    self.branch(stmt)
+                case Fail(when, site):
+                    self.fail(self.value(when), site)
+                case _:
+                    assert_never(stmt)
+        self.env, self.buffers, self.registers = env, buffers, registers
+
+    def alloc(self, stmt: Alloc) -> None:
+        shape = [self.index(dim).number for dim in stmt.shape]
+        if any(extent is None for extent in shape):
+            raise Unsupported(
+                f"the local array {stmt.name} has no fixed size", code="TD0515", edit="take it from the arena, as a parameter"
+            )
+        count = 1
+        for extent in shape:
+            count *= extent  # type: ignore[operator]
+        if stmt.memory == "registers":
+            width = self.widths.get(stmt.name, 0)
+            array = Registers(stmt.dtype, tuple(shape), width)  # type: ignore[arg-type]
+            rows = count // array.shape[-1] if array.shape and array.shape[-1] else (1 if not array.shape else 0)
+            array.chunks = [None] * (rows * array.per_row)
+            self.registers[stmt.name] = array
+            return
+        self.stack_bytes += count * stmt.dtype.bytes
+        if self.stack_bytes > MOST_STACK_BYTES:
+            raise Unsupported(
+                f"the local array {stmt.name} takes the stack past {MOST_STACK_BYTES} bytes",
+                code="TD0515",
+                edit="take it from the arena, as a parameter",
+            )
+        name = self.name()
+        self.entry.append(f"  {name} = alloca [{max(count, 1)} x {memory_type(stmt.dtype)}], align 64")
+        self.buffers[stmt.name] = Buffer(Value(name, i64), stmt.dtype, tuple(shape))  # type: ignore[arg-type]
+        self.wrote(stmt.name)
+
+    # --- loops ----------------------------------------------------------------------------------------------------------
+
+    def loop(self, stmt: For) -> None:
+        match stmt.kind:
+            case "unrolled":
+                self.unrolled(stmt)
+            case "vector":
+                self.vector_loop(stmt)
+            case "parallel" if not self.serial and self.vector is None:
+                self.parallel(stmt)
+            case "serial" | "parallel":
+                self.serial_loop(stmt)
+            case _:
+                assert_never(stmt.kind)
+
+    def unrolled(self, stmt: For) -> None:
+        start, stop = self.index(stmt.start), self.index(stmt.stop)
+        if start.number is None or stop.number is None:
+            raise Unsupported(f"the unrolled loop over {stmt.var} has no fixed bounds", code="TD0516")
+        outer = self.env.get(stmt.var)
+        for number in range(start.number, stop.number, stmt.step):
+            self.env[stmt.var] = literal(number, i64)
+            self.block(stmt.body)
+        self.restore(stmt.var, outer)
+
+    def restore(self, var: str, outer: Value | None) -> None:
+        if outer is None:
+            self.env.pop(var, None)
+        else:
+            self.env[var] = outer
+
+    def serial_loop(self, stmt: For) -> None:
+        start, stop = self.index(stmt.start), self.index(stmt.stop)
+        if start.lanes or stop.lanes:
+            raise Unsupported(f"the trip count of the loop over {stmt.var} differs between lanes", code="TD0517")
+        facts = self.facts[id(stmt)]
+        if start.number is not None and stop.number is not None:
+            trips = max(0, -(-(stop.number - start.number) // stmt.step))
+            if trips == 0:
+                return
+            if trips == 1:
+                outer = self.env.get(stmt.var)
+                self.env[stmt.var] = start
+                self.block(stmt.body)
+                self.restore(stmt.var, outer)
+                return
+        extent = stmt.stop - stmt.start
+        certain = isinstance(extent, int) and extent > 0
+        with_stop = self.depth == 0 and facts.can_stop
+        self.counted(stmt.var, start, stop, stmt.step, stmt.body, facts.written, certain, with_stop)
+
+    def counted(
+        self,
+        var: str,
+        start: Value,
+        stop: Value,
+        step: int,
+        body: tuple[Stmt, ...],
+        written: frozenset[str],
+        certain: bool,
+        with_stop: bool,
+        nest: Sequence[For] = (),
+    ) -> None:
+        """A loop tested at its end, with a guard ahead of it unless it surely runs. `nest`: the loops whose iterations
+        it numbers, when it is a task's."""
+        body_label, exit_label = self.new_label("loop"), self.new_label("exit")
+        outer = self.scopes[-1].lines
+        guard_label = self.label
+        if not certain:
+            go = self.op("icmp slt", start, stop, bool_)
+            ahead = self.new_label("ahead")
+            outer.append(f"  br i1 {go.text}, label %{ahead}, label %{exit_label}")
+            self.start(ahead)
+        before: Lines = []
+        outer.append(before)
+        outer.append(f"  br label %{body_label}")
+        entered_from = self.label
+        self.wrote_all(written)
+        scope = Scope([], before, not certain, written)
+        outer.append(scope.lines)
+        self.scopes.append(scope)
+        self.start(body_label)
+        phis: Lines = []
+        scope.lines.append(phis)
+        counter = Value(self.name(), i64, 0, self.depth)
+        carried = self.carry(written)
+        if with_stop:
+            self.stop_check()
+        outer_binding = self.env.get(var)
+        self.env[var] = counter
+        self.around.append((counter, stop))
+        self.number_nest(nest, counter)
+        self.block(body)
+        self.around.pop()
+        self.restore(var, outer_binding)
+        following = self.pure(f"add nsw i64 {counter.text}, {step}", i64, 0, self.depth)
+        again = self.op("icmp slt", following, stop, bool_)
+        latch = self.label
+        self.put(f"  br i1 {again.text}, label %{body_label}, label %{exit_label}")
+        phis.append(f"  {counter.text} = phi i64 [ {start.text}, %{entered_from} ], [ {following.text}, %{latch} ]")
+        self.close(phis, carried, entered_from, latch)
+        self.scopes.pop()
+        self.wrote_all(written)
+        self.start(exit_label)
+        for array, number, old, _ in carried:
+            new = array.chunks[number]
+            if not certain and new is not None:
+                self.put(f"  {self.merge_name()} = phi {new.type} [ {old.text}, %{guard_label} ], [ {new.text}, %{latch} ]")
+                array.chunks[number] = Value(self.merged_name, array.dtype, array.width, self.depth)
+            elif new is not None:
+                array.chunks[number] = Value(new.text, array.dtype, array.width, self.depth)
+
+    def merge_name(self) -> str:
+        self.merged_name = self.name()
+        return self.merged_name
+
+    def carry(self, written: frozenset[str]) -> list[tuple[Registers, int, Value, Value]]:
+        """A phi for every chunk of the register arrays the loop writes: (array, chunk, value before, phi)."""
+        result = []
+        for name, array in self.registers.items():
+            if name in written:
+                for number, old in enumerate(array.chunks):
+                    before = old if old is not None else Value("poison", array.dtype, array.width)
+                    phi = Value(self.name(), array.dtype, array.width, self.depth)
+                    array.chunks[number] = phi
+                    result.append((array, number, before, phi))
+        return result
+
+    def close(
+        self, phis: Lines, carried: list[tuple[Registers, int, Value, Value]], entered_from: str, latch: str
+    ) -> None:
+        for array, number, old, phi in carried:
+            new = array.chunks[number]
+            assert new is not None
+            phis.append(f"  {phi.text} = phi {phi.type} [ {old.text}, %{entered_from} ], [ {new.text}, %{latch} ]")
+
+    def wrote_all(self, written: frozenset[str]) -> None:
+        for name in self.buffers:
+            if name in written:
+                self.wrote(name)
+
+    def while_(self, stmt: While) -> None:
+        if self.vector is not None and self.varies(stmt):
+            self.while_lanes(stmt)
+            return
+        facts = self.facts[id(stmt)]
+        body_label, exit_label = self.new_label("loop"), self.new_label("exit")
+        outer = self.scopes[-1].lines
+        before: Lines = []
+        outer.append(before)
+        outer.append(f"  br label %{body_label}")
+        entered_from = self.label
+        self.wrote_all(facts.written)
+        scope = Scope([], before, False, facts.written)
+        outer.append(scope.lines)
+        self.scopes.append(scope)
+        self.start(body_label)
+        phis: Lines = []
+        scope.lines.append(phis)
+        carried = self.carry(facts.written)
+        self.stop_check()
+        condition = self.body_then(stmt.body, stmt.condition)
+        if condition.lanes:
+            raise Unsupported("a condition that differs between lanes", code="TD0517")
+        latch = self.label
+        self.put(f"  br i1 {condition.text}, label %{body_label}, label %{exit_label}")
+        self.close(phis, carried, entered_from, latch)
+        self.leave(carried, facts.written, exit_label)
+
+    def leave(
+        self, carried: list[tuple[Registers, int, Value, Value]], written: frozenset[str], exit_label: str
+    ) -> None:
+        self.scopes.pop()
+        self.wrote_all(written)
+        self.start(exit_label)
+        for array, number, _, _ in carried:
+            new = array.chunks[number]
+            assert new is not None
+            array.chunks[number] = Value(new.text, array.dtype, array.width, self.depth)
+
+    def body_then(self, body: tuple[Stmt, ...], condition: Expr) -> Value:
+        """The condition is evaluated in the body's own scope: its lets are visible."""
+        env, buffers, registers = dict(self.env), dict(self.buffers), dict(self.registers)
+        for stmt in body:
+            if isinstance(stmt, Let):
+                self.env[stmt.name] = self.value(stmt.value)
+            elif isinstance(stmt, Alloc):
+                self.alloc(stmt)
+            else:
+                self.block((stmt,))
+        result = self.value(condition)
+        self.env, self.buffers, self.registers = env, buffers, registers
+        return result
+
+    def varies(self, stmt: While) -> bool:
+        """Whether the loop must be run under a mask: it may, unless nothing in it depends on the lane."""
+        assert self.vector is not None
+        used = uses((stmt,))
+        if self.vector.var in used:
+            return True
+        for name in used:
+            bound = self.env.get(name)
+            if bound is not None and bound.lanes:
+                return True
+        return any(name in used and array.width for name, array in self.registers.items())
+
+    def while_lanes(self, stmt: While) -> None:
+        """Lanes leave the loop one by one; it ends when none is left."""
+        assert self.vector is not None
+        facts = self.facts[id(stmt)]
+        count = self.vector.count
+        all_on = Value("splat (i1 true)", bool_, count)
+        first = self.masked if self.masked is not None else all_on
+        body_label, exit_label = self.new_label("loop"), self.new_label("exit")
+        begin = any_lane(self, first)
+        outer = self.scopes[-1].lines
+        guard_label = self.label
+        ahead = self.new_label("ahead")
+        outer.append(f"  br i1 {begin.text}, label %{ahead}, label %{exit_label}")
+        self.start(ahead)
+        before: Lines = []
+        outer.append(before)
+        outer.append(f"  br label %{body_label}")
+        self.wrote_all(facts.written)
+        scope = Scope([], before, True, facts.written)
+        outer.append(scope.lines)
+        self.scopes.append(scope)
+        self.start(body_label)
+        phis: Lines = []
+        scope.lines.append(phis)
+        carried = self.carry(facts.written)
+        active = Value(self.name(), bool_, count, self.depth)
+        saved = self.masked, self.divergent
+        self.masked, self.divergent = active, True
+        self.stop_check()
+        condition = self.splat(self.body_then(stmt.body, stmt.condition), count)
+        still = self.op("and", active, condition)
+        again = any_lane(self, still)
+        latch = self.label
+        self.put(f"  br i1 {again.text}, label %{body_label}, label %{exit_label}")
+        phis.append(f"  {active.text} = phi {active.type} [ {first.text}, %{ahead} ], [ {still.text}, %{latch} ]")
+        self.close(phis, carried, ahead, latch)
+        self.masked, self.divergent = saved
+        self.scopes.pop()
+        self.wrote_all(facts.written)
+        self.start(exit_label)
+        for array, number, old, _ in carried:
+            new = array.chunks[number]
+            assert new is not None
+            name = self.merge_name()
+            self.put(f"  {name} = phi {new.type} [ {old.text}, %{guard_label} ], [ {new.text}, %{latch} ]")
+            array.chunks[number] = Value(name, array.dtype, array.width, self.depth)
+
+    def vector_loop(self, stmt: For) -> None:
+        if self.vector is not None:
+            raise Unsupported(f"the vector loop over {stmt.var} is inside another one", code="TD0518")
+        if stmt.lanes < 1:
+            raise Unsupported(f"the vector loop over {stmt.var} has no lanes", code="TD0518")
+        start = self.index(stmt.start)
+        extent = stmt.stop - stmt.start
+        trips = self.index(extent if stmt.step == 1 else (extent + (stmt.step - 1)) // stmt.step)
+        if trips.number is not None and trips.number > stmt.lanes:
+            raise Unsupported(
+                f"the vector loop over {stmt.var} has {trips.number} trips and {stmt.lanes} lanes", code="TD0518"
+            )
+        if trips.number is not None and trips.number <= 0:
+            return
+        lanes = Lanes(stmt.var, stmt.lanes, start, stmt.step)
+        if trips.number is not None:
+            mask = None
+            if trips.number < stmt.lanes:
+                bits = ", ".join([f"i1 {'true' if lane < trips.number else 'false'}" for lane in range(stmt.lanes)])
+                mask = Value(f"<{bits}>", bool_, stmt.lanes)
+            self.lanes_body(stmt, lanes, mask)
+            return
+        some = self.op("icmp sgt", trips, literal(0, i64), bool_)
+        written = self.facts[id(stmt)].written
+        with _Branch(self, some, written):
+            self.lanes_body(stmt, lanes, self.tail_mask(trips, stmt.lanes))
+
+    def lanes_body(self, stmt: For, lanes: Lanes, mask: Value | None) -> None:
+        # The variable itself is not in the environment: positions treat it by its coefficient.
+        outer = self.env.pop(stmt.var, None)
+        self.vector, self.masked = lanes, mask
+        self.block(stmt.body)
+        self.vector, self.masked = None, None
+        self.restore(stmt.var, outer)
+
+    def tail_mask(self, trips: Value, lanes: int) -> Value:
+        """lane < trips, in integers as wide as make the comparison one register."""
+        dtype = {8: i8, 16: i16, 32: i32}.get(512 // lanes, i64 if lanes <= 8 else i8)
+        limit = trips if dtype is i64 else self.convert("trunc", trips, dtype)
+        return self.op("icmp ult", self.iota(lanes, 1, dtype), self.splat(limit, lanes), bool_)
+
+    # --- branches -------------------------------------------------------------------------------------------------------
+
+    def branch(self, stmt: If) -> None:
+        condition = self.value(stmt.condition)
+        if condition.lanes:
+            self.branch_lanes(stmt, condition)
+            return
+        if condition.text in ("true", "false"):
+            self.block(stmt.then if condition.text == "true" else stmt.otherwise)
+            return
+        written = self.facts[id(stmt)].written
+        if stmt.otherwise:
+            with _Branch(self, condition, written) as fork:
+                self.block(stmt.then)
+                fork.otherwise()
+                self.block(stmt.otherwise)
+        else:
+            with _Branch(self, condition, written):
+                self.block(stmt.then)
+
+    def branch_lanes(self, stmt: If, condition: Value) -> None:
+        """Both sides are run, each under the mask of the lanes that take it; a side that no lane takes is skipped."""
+        written = self.facts[id(stmt)].written
+        saved = self.masked, self.divergent
+        sides = [(condition, stmt.then)]
+        if stmt.otherwise:
+            sides.append((self.op("xor", condition, literal(True, bool_)), stmt.otherwise))
+        for on, body in sides:
+            mask = on if saved[0] is None else self.op("and", saved[0], on)
+            with _Branch(self, any_lane(self, mask), written):
+                self.masked, self.divergent = mask, True
+                self.block(body)
+            self.masked, self.divergent = saved
+
+    def fail(self, when: Value, site: int) -> None:
+        if not 0 < site < 1 << (63 - SITE_SHIFT):
+            raise Unsupported(f"{site} is not a failure site", code="TD0519")
+        if when.lanes and self.masked is not None:
+            when = self.op("and", when, self.masked)
+        elif self.masked is not None:
+            when = self.op("and", self.splat(when, self.masked.lanes), self.masked)
+        happened = any_lane(self, when)
+        cold, on = self.new_label("failed"), self.new_label("passed")
+        self.put(f"  br i1 {happened.text}, label %{cold}, label %{on}")
+        # The position is worked out only here, so it costs nothing where nothing fails.
+        lines = self.scopes[-1].lines
+        inside = Scope([], None, True, frozenset())
+        lines.append(f"{cold}:")
+        lines.append(inside.lines)
+        self.scopes.append(inside)
+        position = literal(0, i64)
+        for variable, stop in self.around:
+            position = self.op("add", self.op("mul", position, stop), variable)
+        if when.lanes:
+            bits = self.pure(f"bitcast {when.typed} to i{when.lanes}", bool_, 0, when.level)
+            kind = f"i{when.lanes}"
+            self.needs.declare(f"declare {kind} @llvm.cttz.{kind}({kind}, i1)")
+            first = self.pure(f"call {kind} @llvm.cttz.{kind}({kind} {bits.text}, i1 true)", bool_, 0, bits.level)
+            if when.lanes < 64:
+                first = self.pure(f"zext {kind} {first.text} to i64", i64, 0, first.level)
+            elif when.lanes > 64:
+                first = self.pure(f"trunc {kind} {first.text} to i64", i64, 0, first.level)
+            position = self.op("add", position, Value(first.text, i64, 0, first.level))
+        low = self.op("and", position, literal((1 << SITE_SHIFT) - 1, i64))
+        packed = self.op("or", low, literal(site << SITE_SHIFT, i64))
+        self.put(f"  %{self.new_label('old')} = atomicrmw min ptr %fail, i64 {packed.text} monotonic, align 8")
+        self.put(f"  br label %{on}")
+        self.scopes.pop()
+        self.start(on)
+
+    def stop_check(self) -> None:
+        """Leave the function if the caller asked for it."""
+        word = self.stop_pointer()
+        asked, on = self.name(), self.new_label("go")
+        self.put(f"  {asked}w = load atomic i32, ptr {word.text} monotonic, align 4")
+        self.put(f"  {asked} = icmp ne i32 {asked}w, 0")
+        self.put(f"  br i1 {asked}, label %stopped, label %{on}")
+        self.start(on)
+
+    def stop_pointer(self) -> Value:
+        if self.stop_word is None:
+            never = self.needs.table("i32", "0")
+            self.entry += [
+                f"  %stop.at = getelementptr i8, ptr %cx, i64 {CONTEXT_STOP}",
+                "  %stop.given = load ptr, ptr %stop.at, align 8",
+                "  %stop.absent = icmp eq ptr %stop.given, null",
+                f"  %stop = select i1 %stop.absent, ptr {never}, ptr %stop.given",
+            ]
+            self.stop_word = Value("%stop", i64)
+        return self.stop_word
+
+    # --- parallel loops -------------------------------------------------------------------------------------------------
+
+    def parallel(self, stmt: For) -> None:
+        """A nest of parallel loops becomes a task over one range; the task's body divides the number back."""
+        nest = [stmt]
+        while len(nest[-1].body) == 1:
+            inner = nest[-1].body[0]
+            if not isinstance(inner, For) or inner.kind != "parallel":
+                break
+            outer_vars = [loop.var for loop in nest]
+            if any(name in outer_vars for dim in (inner.start, inner.stop) for name in names(dim)):
+                break
+            nest.append(inner)
+        trips = [(loop.stop - loop.start + (loop.step - 1)) // loop.step for loop in nest]
+        counts = [self.index(count) for count in trips]
+        total = counts[0]
+        zero = literal(0, i64)
+        if len(counts) > 1:
+            counts = [scalars.binary(self, "max", count, zero) if count.number is None else count for count in counts]
+            total = counts[0]
+            for count in counts[1:]:
+                total = self.mul(total, count)
+        if total.number is not None and total.number <= 0:
+            return
+        if total.number == 1:
+            self.serial_loop(stmt)
+            return
+        self.tasks += 1
+        task = f"{self.symbol}.task{self.tasks}"
+        captured = self.captured(nest)
+        self.module.functions.append(self.task_body(task, captured, nest))
+        self.module.functions.append(task_thunk(task, captured))
+        self.dispatch(task, captured, total)
+        self.wrote_all(self.facts[id(stmt)].written)
+
+    def captured(self, nest: Sequence[For]) -> list[_Captured]:
+        """What the task needs from outside: buffers by pointer, values by value."""
+        used = uses(nest[:1])
+        result = []
+        for name, buffer in self.buffers.items():
+            if name in used and not buffer.pointer.text.startswith("@"):
+                for dim in buffer.shape:
+                    used.update(dict.fromkeys(names(dim)))
+        for name, buffer in self.buffers.items():
+            if name in used and not buffer.pointer.text.startswith("@"):
+                result.append(_Captured(name, buffer.pointer, f"ptr noalias align {buffer.dtype.bytes}", "ptr"))
+        for name in used:
+            if name in self.registers:
+                raise Unsupported(
+                    f"the register array {name} is used inside a parallel loop and made outside", code="TD0520"
+                )
+        for name, value in self.env.items():
+            if name in used and not value.is_literal:
+                result.append(_Captured(name, value, value.type, value.type))
+        return result
+
+    def task_body(self, task: str, captured: list[_Captured], nest: Sequence[For]) -> str:
+        inner = _Function(self.module, task, serial=True)
+        inner.facts, inner.widths = self.facts, self.widths
+        arguments = []
+        for name, buffer in self.buffers.items():
+            if buffer.pointer.text.startswith("@"):
+                inner.buffers[name] = buffer
+        for number, item in enumerate(captured):
+            arguments.append(f"{item.attributes} %a{number}")
+            if item.type == "ptr":
+                original = self.buffers[item.name]
+                inner.buffers[item.name] = Buffer(Value(f"%a{number}", i64), original.dtype, original.shape)
+            else:
+                inner.env[item.name] = Value(f"%a{number}", item.value.dtype)
+        for name, value in self.env.items():
+            if value.is_literal:
+                inner.env.setdefault(name, value)
+        arguments += ["ptr %cx", "ptr %fail", "i64 %lo", "i64 %hi"]
+        lo, hi = Value("%lo", i64), Value("%hi", i64)
+        facts = self.facts[id(nest[0])]
+        # No identifier, so no name of the kernel's: the number of an iteration of the nest.
+        inner.counted("task number", lo, hi, 1, nest[-1].body, facts.written, False, facts.inner_loops, nest)
+        return inner.finished(f"define internal void {quoted(task + '.body')}({', '.join(arguments)}) nounwind {{")
+
+    def number_nest(self, nest: Sequence[For], number: Value) -> None:
+        """Bind the variables of a nest at its iteration of that number, counted row by row."""
+        for depth in range(len(nest) - 1, -1, -1):
+            loop = nest[depth]
+            place = number
+            if depth:
+                count = self.index((loop.stop - loop.start + (loop.step - 1)) // loop.step)
+                # The nest runs, so no count is zero, and the number is not negative.
+                place = self.op("urem", number, count)
+                number = self.op("udiv", number, count)
+            self.env[loop.var] = self.add(self.index(loop.start), self.mul(place, literal(loop.step, i64)))
+
+    def dispatch(self, task: str, captured: list[_Captured], total: Value) -> None:
+        """Hand the range to the pool if there is one, more than one thread, and more than one piece; else call."""
+        place = self.name()
+        self.entry.append(f"  {place} = alloca [{max(len(captured) + 2, 1)} x i64], align 16")
+        at = [self.name() for _ in range(4)]
+        self.put(f"  {at[0]} = getelementptr i8, ptr %cx, i64 {CONTEXT_THREADS}")
+        self.put(f"  {at[1]} = load i32, ptr {at[0]}, align 4")
+        self.put(f"  {at[2]} = getelementptr i8, ptr %cx, i64 {CONTEXT_POOL}")
+        self.put(f"  {at[3]} = load ptr, ptr {at[2]}, align 8")
+        several = [self.name() for _ in range(5)]
+        self.put(f"  {several[0]} = icmp sgt i32 {at[1]}, 1")
+        self.put(f"  {several[1]} = icmp ne ptr {at[3]}, null")
+        self.put(f"  {several[2]} = icmp sgt i64 {total.text}, 1")
+        self.put(f"  {several[3]} = and i1 {several[0]}, {several[1]}")
+        self.put(f"  {several[4]} = and i1 {several[3]}, {several[2]}")
+        fork, direct, joined = self.new_label("fork"), self.new_label("direct"), self.new_label("joined")
+        self.put(f"  br i1 {several[4]}, label %{fork}, label %{direct}")
+        self.start(fork)
+        operands = [item.value.text for item in captured] + ["%cx", "%fail"]
+        types = [item.type for item in captured] + ["ptr", "ptr"]
+        for number, (type_, operand) in enumerate(zip(types, operands)):
+            slot = self.name()
+            self.put(f"  {slot} = getelementptr i64, ptr {place}, i64 {number}")
+            self.put(f"  store {type_} {operand}, ptr {slot}, align 8")
+        run, threads = self.name(), self.name()
+        self.put(f"  {run} = load ptr, ptr {at[3]}, align 8")
+        self.put(f"  {threads} = sext i32 {at[1]} to i64")
+        self.put(
+            f"  call void {run}(ptr {at[3]}, ptr {quoted(task)}, ptr {place}, i64 0, i64 {total.text}, i64 {threads})"
+        )
+        self.put(f"  br label %{joined}")
+        self.start(direct)
+        listed = ", ".join([f"{type_} {operand}" for type_, operand in zip(types, operands)])
+        self.put(f"  call void {quoted(task + '.body')}({listed}, i64 0, i64 {total.text})")
+        self.put(f"  br label %{joined}")
+        self.start(joined)
+
+    # --- expressions ----------------------------------------------------------------------------------------------------
+
+    def value(self, expr: Expr) -> Value:
+        match expr:
+            case Binary(op, x, y):
+                return scalars.binary(self, op, self.value(x), self.value(y))
+            case Load(buffer, index):
+                return self.load(expr, buffer, index)
+            case Var(name):
+                return self.variable(name)
+            case Const(value, dtype):
+                return literal(value, dtype)
+            case Fma(x, y, z):
+                return scalars.fma(self, self.value(x), self.value(y), self.value(z))
+            case Unary(op, x):
+                return scalars.unary(self, op, self.value(x))
+            case Select(condition, x, y):
+                return self.select(self.value(condition), self.value(x), self.value(y))
+            case Cast(x, dtype, bits):
+                return scalars.cast(self, self.value(x), dtype, bits)
+            case Index(dim):
+                return self.index(dim)
+            case Call(instruction, args, _):
+                return self.instruction(instruction, [self.value(arg) for arg in args])
+            case _:
+                assert_never(expr)
+
+    def variable(self, name: str) -> Value:
+        found = self.env.get(name)
+        if found is None:
+            if self.vector is not None and name == self.vector.var:
+                return self.lane_positions(self.vector)
+            raise Unsupported(f"{name} is not bound where it is used", code="TD0510")
+        return found
+
+    def instruction(self, name: str, args: list[Value]) -> Value:
+        """The target's own instruction, or its meaning written out where the target lacks it."""
+        instruction = isa.named(name)
+        native = isa.emission(instruction, self.target)
+        if native is not None:
+            return native(self, *args)
+        env = self.env
+        self.env = {param.name: arg for param, arg in zip(instruction.params, args)}
+        for let in instruction.lets:
+            self.env[let.name] = self.value(let.value)
+        result = self.value(instruction.result)
+        self.env = env
+        return result
+
+
+class _Branch:
+    """`with _Branch(function, condition, written): ...` writes what stands inside under the condition, and joins the
+    register arrays of both ways."""
+
+    def __init__(self, function: _Function, condition: Value, written: frozenset[str]) -> None:
+        self.function = function
+        self.condition = condition
+        self.written = written
+
+    def __enter__(self) -> _Branch:
+        function = self.function
+        self.on, self.off, self.join = (function.new_label(word) for word in ("then", "else", "join"))
+        self.has_otherwise = False
+        self.head: Lines = [""]
+        function.scopes[-1].lines.append(self.head)
+        self.came_from = function.label
+        self.arrays = [array for name, array in function.registers.items() if name in self.written]
+        self.before = [list(array.chunks) for array in self.arrays]
+        self.begin(self.on)
+        return self
+
+    def begin(self, label: str) -> None:
+        scope = Scope([], None, True, self.written)
+        self.function.scopes[-1].lines.append(scope.lines)
+        self.function.scopes.append(scope)
+        self.function.start(label)
+
+    def end(self) -> None:
+        self.function.put(f"  br label %{self.join}")
+        self.function.scopes.pop()
+
+    def otherwise(self) -> None:
+        self.end()
+        self.then_label = self.function.label
+        self.then_chunks = [list(array.chunks) for array in self.arrays]
+        for array, chunks in zip(self.arrays, self.before):
+            array.chunks = list(chunks)
+        self.has_otherwise = True
+        self.begin(self.off)
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is not None:
+            return
+        function = self.function
+        self.end()
+        last_label = function.label
+        last_chunks = [array.chunks for array in self.arrays]
+        if not self.has_otherwise:
+            self.then_label, self.then_chunks = last_label, last_chunks
+            other_label, other_chunks = self.came_from, self.before
+        else:
+            other_label, other_chunks = last_label, last_chunks
+        off = self.off if self.has_otherwise else self.join
+        self.head[0] = f"  br i1 {self.condition.text}, label %{self.on}, label %{off}"
+        function.start(self.join)
+        for array, one, two in zip(self.arrays, self.then_chunks, other_chunks):
+            merged: list[Value | None] = []
+            for x, y in zip(one, two):
+                if x is y or (x is not None and y is not None and x.text == y.text):
+                    merged.append(x)
+                    continue
+                poison = Value("poison", array.dtype, array.width)
+                a, b = x or poison, y or poison
+                name = function.name()
+                function.put(
+                    f"  {name} = phi {a.type} [ {a.text}, %{self.then_label} ], [ {b.text}, %{other_label} ]"
+                )
+                merged.append(Value(name, array.dtype, array.width, function.depth))
+            array.chunks = merged
+
+
+@dataclass(frozen=True)
+class _Captured:
+    """Something of the kernel that a task needs: how it is declared as an argument, and its type there."""
+
+    name: str
+    value: Value
+    attributes: str
+    type: str
+
+
+def task_thunk(task: str, captured: list[_Captured]) -> str:
+    """The task as the pool calls it: unpack the arguments, call the body."""
+    types = [item.type for item in captured] + ["ptr", "ptr"]
+    lines = [f"define internal void {quoted(task)}(ptr %args, i64 %lo, i64 %hi) nounwind {{"]
+    for number, type_ in enumerate(types):
+        lines.append(f"  %s{number} = getelementptr i64, ptr %args, i64 {number}")
+        lines.append(f"  %v{number} = load {type_}, ptr %s{number}, align 8")
+    listed = ", ".join([f"{type_} %v{number}" for number, type_ in enumerate(types)])
+    lines.append(f"  call void {quoted(task + '.body')}({listed}, i64 %lo, i64 %hi)")
+    return "\n".join([*lines, "  ret void", "}"])
+
+
+def pointer_attributes(param: Param) -> str:
+    """Parameters never overlap each other: memory that is both read and written is one `inout` parameter."""
+    read_only = " readonly" if param.role == "in" else ""
+    return f"ptr noalias captures(none){read_only} align {param.dtype.bytes}"
+
+
+def table_text(value: float | int, dtype: DType) -> str:
+    if dtype.is_float and dtype.kind != "float8" and dtype.bits >= 32:
+        return float_text(value, dtype)
+    if dtype.is_float:
+        return str(int.from_bytes(dtype.numpy.type(value).tobytes(), "little"))
+    return str(int(value))
+
+
+# --- facts about statements ---------------------------------------------------------------------------------------------
+
+
+def uses(stmts: Iterable[Stmt]) -> dict[str, None]:
+    """Every name that the statements mention, bound outside or inside, in order of appearance."""
+    found: dict[str, None] = {}
+    for stmt in stmts:
+        for name in _mentioned(stmt):
+            found[name] = None
+    return found
+
+
+def _mentioned(stmt: Stmt) -> Iterator[str]:
+    match stmt:
+        case Let(_, value):
+            yield from _mentioned_by(value)
+        case Store(buffer, index, value, _):
+            yield buffer
+            for dim in index:
+                yield from names(dim)
+            yield from _mentioned_by(value)
+        case Alloc():
+            for dim in stmt.shape:
+                yield from names(dim)
+        case For(_, start, stop, _, _, body):
+            yield from names(start)
+            yield from names(stop)
+            for inner in body:
+                yield from _mentioned(inner)
+        case While(body, condition):
+            for inner in body:
+                yield from _mentioned(inner)
+            yield from _mentioned_by(condition)
+        case If(condition, then, otherwise):
+            yield from _mentioned_by(condition)
+            for inner in (*then, *otherwise):
+                yield from _mentioned(inner)
+        case Fail(when, _):
+            yield from _mentioned_by(when)
+        case _:
+            assert_never(stmt)
+
+
+def _mentioned_by(expr: Expr) -> Iterator[str]:
+    match expr:
+        case Const():
+            pass
+        case Var(name):
+            yield name
+        case Index(dim):
+            yield from names(dim)
+        case Load(buffer, index):
+            yield buffer
+            for dim in index:
+                yield from names(dim)
+        case Unary(_, x) | Cast(x, _, _):
+            yield from _mentioned_by(x)
+        case Binary(_, x, y):
+            yield from _mentioned_by(x)
+            yield from _mentioned_by(y)
+        case Fma(x, y, z) | Select(x, y, z):
+            yield from _mentioned_by(x)
+            yield from _mentioned_by(y)
+            yield from _mentioned_by(z)
+        case Call(_, args):
+            for arg in args:
+                yield from _mentioned_by(arg)
+        case _:
+            assert_never(expr)
+
+
+def register_widths(stmts: Iterable[Stmt]) -> dict[str, int]:
+    """The lanes in which each register array is best held: those of the widest vector loop that walks its last axis."""
+    widths: dict[str, int] = {}
+
+    def see(name: str, index: tuple[Dim, ...], loop: For | None) -> None:
+        if loop is None or not index or isinstance(index[-1], int):
+            return
+        if loop.step == 1 and ((loop.var,), 1) in index[-1].terms:
+            widths[name] = max(widths.get(name, 0), loop.lanes)
+
+    def within(expr: Expr, loop: For | None) -> None:
+        match expr:
+            case Load(name, index):
+                see(name, index, loop)
+            case Unary(_, x) | Cast(x, _, _):
+                within(x, loop)
+            case Binary(_, x, y):
+                within(x, loop)
+                within(y, loop)
+            case Fma(x, y, z) | Select(x, y, z):
+                within(x, loop)
+                within(y, loop)
+                within(z, loop)
+            case Call(_, args):
+                for arg in args:
+                    within(arg, loop)
+            case Const() | Var() | Index():
+                pass
+            case _:
+                assert_never(expr)
+
+    def walk(stmts: Iterable[Stmt], loop: For | None) -> None:
+        for stmt in stmts:
+            match stmt:
+                case Store(name, index, value, _):
+                    see(name, index, loop)
+                    within(value, loop)
+                case Let(_, value) | Fail(value, _):
+                    within(value, loop)
+                case For(body=body):
+                    walk(body, stmt if stmt.kind == "vector" else loop)
+                case While(body, condition):
+                    walk(body, loop)
+                    within(condition, loop)
+                case If(condition, then, otherwise):
+                    within(condition, loop)
+                    walk(then, loop)
+                    walk(otherwise, loop)
+                case Alloc():
+                    pass
+                case _:
+                    assert_never(stmt)
+
+    walk(stmts, None)
+    return widths

@@ -1,0 +1,336 @@
+"""Writing one LLVM function as text: values, scopes, and where an instruction may stand.
+
+There is no pass after this text but the code generator, so what a pipeline would do is done while writing. An
+instruction without effects is written at the outermost loop level at which its operands exist, once: asking for the
+same instruction again gives the same value. That is loop-invariant code motion and common-subexpression elimination
+for the price of a dictionary, and it is right because every operation we emit is total. Loads pass through the same
+door with a key that changes when their buffer is written, and never move above a branch that guards them.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Final, Union
+
+from ...ir.dtypes import DType, bf16, bool_, f16, f32, f64, i64
+from ...ir.errors import Unsupported
+from ...ir.target import Target
+from .intrinsics import declaration
+
+# Half floats are computed on as f32 that hold a value of the half type; in memory they are their 16 bits.
+_REGISTER_TYPES: Final = {"bool": "i1", "f16": "float", "bf16": "float", "f32": "float", "f64": "double"}
+_MEMORY_TYPES: Final = {"bool": "i8", "f16": "i16", "bf16": "i16", "f32": "float", "f64": "double"}
+HALVES: Final = (f16, bf16)
+
+Lines = list[Union[str, "Lines"]]
+
+
+def register_type(dtype: DType, lanes: int = 0) -> str:
+    """LLVM's type of a value of `dtype`; a vector of `lanes` elements unless that is 0."""
+    scalar = _scalar_type(dtype, _REGISTER_TYPES)
+    return f"<{lanes} x {scalar}>" if lanes else scalar
+
+
+def memory_type(dtype: DType, lanes: int = 0) -> str:
+    """LLVM's type of what lies in a buffer of `dtype`."""
+    scalar = _scalar_type(dtype, _MEMORY_TYPES)
+    return f"<{lanes} x {scalar}>" if lanes else scalar
+
+
+def _scalar_type(dtype: DType, types: dict[str, str]) -> str:
+    found = types.get(dtype.name)
+    if found is None:
+        if dtype.kind == "complex":
+            raise Unsupported(
+                f"complex kernels are not compiled: {dtype}",
+                code="TD0501",
+                edit="compute with real and imaginary parts as two arrays",
+            )
+        if dtype.kind == "float8":
+            raise Unsupported(
+                f"kernels do not compute with {dtype}", code="TD0502", edit="convert to f32 through the u8 bits first"
+            )
+        found = types[dtype.name] = f"i{dtype.bits}"
+    return found
+
+
+class Value:
+    """An SSA value or a literal. `text` is the operand without its type; `level` the depth of the scope that defines it;
+    `number` its value where that is an integer known while writing."""
+
+    __slots__ = ("dtype", "lanes", "level", "number", "text")
+
+    def __init__(self, text: str, dtype: DType, lanes: int = 0, level: int = 0, number: int | None = None) -> None:
+        self.text = text
+        self.dtype = dtype
+        self.lanes = lanes
+        self.level = level
+        self.number = number
+
+    @property
+    def type(self) -> str:
+        return register_type(self.dtype, self.lanes)
+
+    @property
+    def typed(self) -> str:
+        return f"{register_type(self.dtype, self.lanes)} {self.text}"
+
+    @property
+    def is_literal(self) -> bool:
+        return self.text[0] != "%"
+
+
+def literal(value: bool | int | float | complex, dtype: DType) -> Value:
+    """The constant `value` of `dtype`; integers wrap, floats round."""
+    if dtype is bool_:
+        return Value("true" if value else "false", dtype)
+    if dtype.is_integer:
+        assert isinstance(value, int)
+        number = value & ((1 << dtype.bits) - 1)
+        if dtype.is_signed and number >> (dtype.bits - 1):
+            number -= 1 << dtype.bits
+        return Value(str(number), dtype, 0, 0, number)
+    register_type(dtype)  # refuses what is neither
+    assert not isinstance(value, complex)
+    return Value(float_text(value, dtype), dtype)
+
+
+def float_text(value: float | int, dtype: DType) -> str:
+    """LLVM writes every float by the bits of the double that equals it."""
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf if value > 0 else -math.inf
+    if dtype is bf16:
+        number = float(dtype.numpy.type(number))
+    elif dtype is not f64 and number == number:
+        form = "<f" if dtype is f32 else "<e"
+        try:
+            number = struct.unpack(form, struct.pack(form, number))[0]
+        except OverflowError:  # what rounds past the largest finite number
+            number = math.copysign(math.inf, number)
+    if number != number:
+        return "0x7FF8000000000000"
+    return f"0x{struct.unpack('<Q', struct.pack('<d', number))[0]:016X}"
+
+
+class Scope:
+    """A loop's body, a branch, or the function itself. `before` is the straight code just ahead of a loop, which runs
+    only if the loop does; branches have none. `guarded`: the body may not run though the code around it does."""
+
+    __slots__ = ("before", "before_memo", "guarded", "lines", "memo", "written")
+
+    def __init__(self, lines: Lines, before: Lines | None, guarded: bool, written: frozenset[str]) -> None:
+        self.lines = lines
+        self.before = before
+        self.guarded = guarded
+        self.written = written
+        self.memo: dict[str, str] = {}
+        self.before_memo: dict[str, str] = {}
+
+
+class Writer:
+    """One function under construction."""
+
+    def __init__(self, target: Target, needs: Needs) -> None:
+        self.target = target
+        self.needs = needs
+        self.count = 0
+        self.label = "entry"  # of the block being written
+        self.entry: Lines = []  # allocas and what must precede everything
+        self.scopes = [Scope([], None, False, frozenset())]
+        self.versions: dict[str, int] = {}
+        self.half_bits: dict[str, Value] = {}  # the 16 bits of a half float that is held as f32
+        self.masked: Value | None = None  # the lanes that are on, None for all
+        self.divergent = False  # the mask hides lanes for which addresses may be wrong
+
+    @property
+    def depth(self) -> int:
+        return len(self.scopes) - 1
+
+    def name(self) -> str:
+        self.count += 1
+        return f"%v{self.count}"
+
+    def put(self, line: str) -> None:
+        """A line with effects, here."""
+        self.scopes[-1].lines.append(line)
+
+    def start(self, label: str) -> None:
+        """End of one block, start of another; the caller has written the branch."""
+        self.scopes[-1].lines.append(f"{label}:")
+        self.label = label
+
+    def new_label(self, word: str) -> str:
+        self.count += 1
+        return f"{word}{self.count}"
+
+    def pure(self, text: str, dtype: DType, lanes: int, level: int, key: str | None = None) -> Value:
+        """The value of an instruction without effects, as far out as `level` allows."""
+        key = key or text
+        scopes = self.scopes
+        depth = len(scopes) - 1
+        while True:
+            scope = scopes[level]
+            found = scope.memo.get(key)
+            if found is not None:
+                return Value(found, dtype, lanes, level)
+            if level == depth:
+                lines, memo = scope.lines, scope.memo
+                break
+            inner = scopes[level + 1]
+            if inner.before is not None:
+                found = inner.before_memo.get(key)
+                if found is not None:
+                    return Value(found, dtype, lanes, level)
+                lines, memo = inner.before, inner.before_memo
+                break
+            level += 1  # a branch: what only it needs is not computed ahead of it
+        self.count += 1
+        name = f"%v{self.count}"
+        lines.append(f"  {name} = {text}")
+        memo[key] = name
+        return Value(name, dtype, lanes, level)
+
+    def load_level(self, level: int, buffer: str) -> int:
+        """The outermost level at which a load that may stand at `level` by its address is safe and sees the right
+        stores."""
+        for depth in range(len(self.scopes) - 1, level, -1):
+            scope = self.scopes[depth]
+            if scope.before is None or buffer in scope.written:
+                return depth
+            if scope.guarded:
+                # It may go ahead of this loop, inside the guard, and no further.
+                return max(level, depth - 1)
+        return level
+
+    def read(self, text: str, buffer: str, dtype: DType, lanes: int, level: int) -> Value:
+        """A load, kept until its buffer is written. `text` has the memory's type; `dtype` is only carried along."""
+        level = self.load_level(level, buffer)
+        return self.pure(text, dtype, lanes, level, f"{text}#{self.versions.get(buffer, 0)}")
+
+    def wrote(self, buffer: str) -> None:
+        self.versions[buffer] = self.versions.get(buffer, 0) + 1
+
+    # --- small instructions -----------------------------------------------------------------------------------------
+
+    def op(self, opcode: str, x: Value, y: Value, dtype: DType | None = None) -> Value:
+        """`opcode` on two values of one type; the result has `dtype`, or theirs. Scalars are spread where one is a
+        vector."""
+        lanes = x.lanes or y.lanes
+        if lanes:
+            if not x.lanes:
+                x = self.splat(x, lanes)
+            if not y.lanes:
+                y = self.splat(y, lanes)
+        level = x.level if x.level > y.level else y.level
+        return self.pure(f"{opcode} {x.type} {x.text}, {y.text}", dtype or x.dtype, lanes, level)
+
+    def convert(self, opcode: str, x: Value, dtype: DType) -> Value:
+        """`zext`, `fptosi`, `bitcast` ...: x as a value of the register type of `dtype`."""
+        return self.pure(f"{opcode} {x.typed} to {register_type(dtype, x.lanes)}", dtype, x.lanes, x.level)
+
+    def select(self, condition: Value, x: Value, y: Value) -> Value:
+        lanes = condition.lanes or x.lanes or y.lanes
+        if lanes:
+            x, y = self.splat(x, lanes), self.splat(y, lanes)
+        level = max(condition.level, x.level, y.level)
+        return self.pure(f"select {condition.typed}, {x.typed}, {y.typed}", x.dtype, lanes, level)
+
+    def call(self, name: str, args: tuple[Value, ...], dtype: DType, suffix: str = "", extra: str = "") -> Value:
+        """An intrinsic on values of one shape, overloaded on the type of the first unless `suffix` says otherwise;
+        `extra` is appended to the arguments as it stands."""
+        lanes = max([arg.lanes for arg in args])
+        if lanes:
+            args = tuple([self.splat(arg, lanes) for arg in args])
+        types = [arg.type for arg in args]
+        full = f"{name}.{suffix or overload(args[0].type)}"
+        extra_types = [word.split()[0] for word in extra.split(", ")] if extra else []
+        self.needs.declare(declaration(register_type(dtype, lanes), full, (*types, *extra_types)))
+        listed = ", ".join([arg.typed for arg in args] + ([extra] if extra else []))
+        level = max([arg.level for arg in args])
+        return self.pure(f"call {register_type(dtype, lanes)} @{full}({listed})", dtype, lanes, level)
+
+    def splat(self, x: Value, lanes: int) -> Value:
+        """A scalar in every lane; a vector as it is."""
+        if x.lanes or not lanes:
+            return x
+        if x.is_literal:
+            return Value(f"splat ({x.typed})", x.dtype, lanes, 0)
+        vector = register_type(x.dtype, lanes)
+        first = self.pure(f"insertelement {vector} poison, {x.typed}, i64 0", x.dtype, lanes, x.level)
+        text = f"shufflevector {vector} {first.text}, {vector} poison, <{lanes} x i32> zeroinitializer"
+        return self.pure(text, x.dtype, lanes, x.level)
+
+    def int(self, value: int, dtype: DType = i64) -> Value:
+        return literal(value, dtype)
+
+    def add(self, x: Value, y: Value) -> Value:
+        """x + y of positions, which never overflow."""
+        if x.number is not None and y.number is not None:
+            return literal(x.number + y.number, i64)
+        if y.number == 0:
+            return x
+        if x.number == 0:
+            return y
+        return self.op("add nsw", x, y)
+
+    def mul(self, x: Value, y: Value) -> Value:
+        """x * y of positions."""
+        if x.number is not None and y.number is not None:
+            return literal(x.number * y.number, i64)
+        if y.number == 1:
+            return x
+        if x.number == 1:
+            return y
+        return self.op("mul nsw", x, y)
+
+    def iota(self, lanes: int, step: int, dtype: DType = i64) -> Value:
+        """0, step, 2*step, ... as a literal vector."""
+        scalar = register_type(dtype)
+        numbers = ", ".join([f"{scalar} {lane * step}" for lane in range(lanes)])
+        return Value(f"<{numbers}>", dtype, lanes, 0)
+
+
+class Needs:
+    """What the functions of a module need beside them: declarations, constant tables, routines; each once, in the
+    order of first use."""
+
+    def __init__(self) -> None:
+        self.declarations: dict[str, None] = {}
+        self.globals: dict[str, str] = {}
+        self.routines: dict[str, str] = {}
+
+    def declare(self, line: str) -> None:
+        self.declarations[line] = None
+
+    def table(self, type_: str, body: str) -> str:
+        """The name of a constant with this content."""
+        content = f"internal unnamed_addr constant {type_} {body}, align 64"
+        return self.globals.setdefault(content, f'@"table.{len(self.globals)}"')
+
+
+def overload(type_: str) -> str:
+    """How a type is spelt in the name of an overloaded intrinsic: `<16 x float>` is `v16f32`."""
+    if type_[0] == "<":
+        count, _, scalar = type_[1:-1].split(" ")
+        return f"v{count}{_MANGLED.get(scalar, scalar)}"
+    return _MANGLED.get(type_, type_)
+
+
+_MANGLED: Final = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
+
+
+def is_f32(dtype: DType) -> bool:
+    """Whether values of `dtype` are held as f32."""
+    return dtype is f32 or dtype in HALVES
+
+
+def flatten(lines: Lines, out: list[str]) -> list[str]:
+    for line in lines:
+        if type(line) is str:
+            out.append(line)
+        else:
+            flatten(line, out)  # type: ignore[arg-type]
+    return out
