@@ -57,6 +57,9 @@ INFIX: Mapping[str, tuple[str, int]] = {
 TESTS = ("isnan", "isinf", "isfinite", "signbit")  # unary functions to bool
 PREFIXES: Mapping[str, str] = {"neg": "-", "not": "~"}
 INDENT = "  "
+DEEPEST = 150  # levels of one expression; functions over expressions are recursive, and Python's stack is finite
+# Words that begin a statement or a literal, and so cannot name anything; neither can a dtype.
+RESERVED = frozenset("let for in if elif else do while fail pass kernel table where True False inf nan".split())
 _TABLE_WIDTH = 100
 
 
@@ -117,14 +120,13 @@ def show_number(value: bool | int | float | complex, dtype: DType) -> str:
     if dtype.numpy == np.float64 or number in (float("inf"), -float("inf")):
         return exact
     short = _as_float_text(str(dtype.numpy.type(number)))
-    return short if len(short) < len(exact) and read_float(short, dtype) == number else exact
+    return short if len(short) < len(exact) and _read(short, dtype) == number else exact
 
 
-def read_float(text: str, dtype: DType) -> float:
-    """The value of `dtype` that a decimal or hexadecimal text stands for."""
-    value = float.fromhex(text) if "0x" in text.lower() else float(text)
+def _read(text: str, dtype: DType) -> float:
+    """The value of `dtype` that the parser makes of a decimal text."""
     with np.errstate(all="ignore"):
-        return float(dtype.numpy.type(value))
+        return float(dtype.numpy.type(float(text)))
 
 
 _SIMPLE = re.compile(r"-?\d+")
