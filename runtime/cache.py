@@ -106,10 +106,7 @@ class ObjectCache:
         except OSError:
             return None
         data = content[HEADER_BYTES:]
-        if (
-            content[: len(MAGIC)] != MAGIC
-            or hashlib.sha256(data).digest() != content[len(MAGIC) : HEADER_BYTES]
-        ):
+        if content[: len(MAGIC)] != MAGIC or hashlib.sha256(data).digest() != content[len(MAGIC) : HEADER_BYTES]:
             _remove(path)
             return None
         if time.time() - used > MARK_AFTER_SECONDS:
@@ -123,9 +120,9 @@ class ObjectCache:
             try:
                 if create:
                     self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+                elif not self.directory.exists():
+                    return False
                 status = os.stat(self.directory)
-            except FileNotFoundError:
-                return False
             except OSError as error:
                 self._trusted = False
                 self._warn(f"cannot use {self.directory}: {error.strerror}")
@@ -133,9 +130,7 @@ class ObjectCache:
             owned = status.st_uid in (os.geteuid(), 0)
             self._trusted = stat.S_ISDIR(status.st_mode) and owned and not status.st_mode & stat.S_IWOTH
             if not self._trusted:
-                self._warn(
-                    f"{self.directory} is not used: others can write there, and its entries are run as code"
-                )
+                self._warn(f"{self.directory} is not used: others can write there, and its entries are run as code")
         return self._trusted
 
     def _make_room(self, added: int) -> None:
@@ -166,10 +161,7 @@ class ObjectCache:
                         status = entry.stat(follow_symlinks=False)
                         if entry.name.endswith(SUFFIX):
                             entries.append((entry.path, status.st_size, status.st_mtime))
-                        elif (
-                            entry.name.endswith(UNFINISHED)
-                            and time.time() - status.st_mtime > UNFINISHED_SECONDS
-                        ):
+                        elif entry.name.endswith(UNFINISHED) and time.time() - status.st_mtime > UNFINISHED_SECONDS:
                             _remove(entry.path)
         except OSError:
             return []

@@ -48,7 +48,9 @@ define i32 @pick(i64 %i) {
   ret i32 %v
 }
 define i32 @switch(i32 %x) {
-  switch i32 %x, label %other [ i32 0, label %a i32 1, label %b i32 2, label %c i32 3, label %d i32 4, label %e ]
+  switch i32 %x, label %other [
+    i32 0, label %a i32 1, label %b i32 2, label %c i32 3, label %d i32 4, label %e
+  ]
 a:
   ret i32 11
 b:
@@ -72,7 +74,8 @@ def function(loaded: loader.LoadedObject, name: str, result: type, *arguments: t
 
 
 def test_everything_an_object_may_hold_works_once_loaded(emit: Emit) -> None:
-    """Calls, tables of pointers, constants, writable and zeroed data, jump tables, far calls and far addresses."""
+    """Calls, tables of pointers, constants, writable and zeroed data, jump tables, far calls and far
+    addresses."""
     loaded = loader.load(emit(EVERYTHING))
     i32 = ctypes.c_int32
     apply = function(loaded, "apply", i32, i32, i32)
