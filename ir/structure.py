@@ -9,6 +9,7 @@ parallel `m, n`; reduce `k`; reads `x[m,k]`, `y[k,n]`; body `x*y`; combine `+`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
@@ -119,19 +120,28 @@ def _simple(name: str, op: str, identity: bool | int | float | complex, dtype: D
     return Monoid(name, (Const(identity, dtype),), step, join, finish)
 
 
+def zero(dtype: DType) -> bool | int | float | complex:
+    """0 as the literal of `dtype` that `Const` wants."""
+    return {"bool": False, "int": 0, "uint": 0, "complex": 0j}.get(dtype.kind, 0.0)
+
+
+def one(dtype: DType) -> bool | int | float | complex:
+    return {"bool": True, "int": 1, "uint": 1, "complex": 1 + 0j}.get(dtype.kind, 1.0)
+
+
 def sum_monoid(dtype: DType) -> Monoid:
     """Sums, kept in the accumulator type of `dtype`; `or` for bool."""
     if dtype is bool_:
         return _simple("any", "or", False, dtype, dtype)
     kept = accumulator(dtype)
-    return _simple("sum", "add", 0 if kept.is_integer else 0.0, kept, dtype)
+    return _simple("sum", "add", zero(kept), kept, dtype)
 
 
 def prod_monoid(dtype: DType) -> Monoid:
     if dtype is bool_:
         return _simple("all", "and", True, dtype, dtype)
     kept = accumulator(dtype)
-    return _simple("prod", "mul", 1 if kept.is_integer else 1.0, kept, dtype)
+    return _simple("prod", "mul", one(kept), kept, dtype)
 
 
 def lowest(dtype: DType) -> bool | int | float:
@@ -139,16 +149,16 @@ def lowest(dtype: DType) -> bool | int | float:
     if dtype is bool_:
         return False
     if dtype.is_integer:
-        return -(2 ** (dtype.bits - 1)) if dtype.kind == "int" else 0
-    return -float("inf")
+        return -(1 << (dtype.bits - 1)) if dtype.kind == "int" else 0
+    return -math.inf
 
 
 def highest(dtype: DType) -> bool | int | float:
     if dtype is bool_:
         return True
     if dtype.is_integer:
-        return 2 ** (dtype.bits - 1) - 1 if dtype.kind == "int" else 2**dtype.bits - 1
-    return float("inf")
+        return (1 << (dtype.bits - 1)) - 1 if dtype.kind == "int" else (1 << dtype.bits) - 1
+    return math.inf
 
 
 def max_monoid(dtype: DType) -> Monoid:
@@ -183,7 +193,6 @@ def arg_monoid(dtype: DType, index: DType, largest: bool) -> Monoid:
 def recurrence_monoid(dtype: DType) -> Monoid:
     """Composition of affine maps y -> a*y + b; elements are (a, b), the result is what the composition makes of 0."""
     kept = accumulator(dtype)
-    zero, one = (Const(0, kept), Const(1, kept)) if kept.is_integer else (Const(0.0, kept), Const(1.0, kept))
 
     def merge(first: State, then: State) -> State:
         slope = Binary("mul", then[0], first[0])
@@ -192,7 +201,7 @@ def recurrence_monoid(dtype: DType) -> Monoid:
     def step(state: State, x: State) -> State:
         return merge(state, (_as(x[0], kept), _as(x[1], kept)))
 
-    return Monoid("recurrence", (one, zero), step, merge, lambda a: _as(a[1], dtype))
+    return Monoid("recurrence", (Const(one(kept), kept), Const(zero(kept), kept)), step, merge, lambda a: _as(a[1], dtype))
 
 
 def logsumexp_monoid(dtype: DType) -> Monoid:
@@ -209,7 +218,7 @@ def logsumexp_monoid(dtype: DType) -> Monoid:
     def finish(a: State) -> Expr:
         return _as(Binary("add", a[0], Unary("log", a[1])), dtype)
 
-    return Monoid("logsumexp", (Const(-float("inf"), kept), Const(0.0, kept)), step, merge, finish)
+    return Monoid("logsumexp", (Const(-math.inf, kept), Const(0.0, kept)), step, merge, finish)
 
 
 def welford_monoid(dtype: DType, correction: int = 0) -> Monoid:
@@ -217,12 +226,12 @@ def welford_monoid(dtype: DType, correction: int = 0) -> Monoid:
 
     `correction` is subtracted from the count (NumPy's ddof). Of no elements: NaN."""
     kept = accumulator(dtype)
-    zero, one = Const(0.0, kept), Const(1.0, kept)
+    none, single = Const(0.0, kept), Const(1.0, kept)
 
     def merge(a: State, b: State) -> State:
         count = Binary("add", a[0], b[0])
         # Two empty states would divide 0 by 0.
-        share = Binary("div", b[0], Binary("max", count, one))
+        share = Binary("div", b[0], Binary("max", count, single))
         apart = Binary("sub", b[1], a[1])
         mean = Binary("add", a[1], Binary("mul", apart, share))
         across = Binary("mul", Binary("mul", apart, apart), Binary("mul", a[0], share))
@@ -230,7 +239,7 @@ def welford_monoid(dtype: DType, correction: int = 0) -> Monoid:
 
     def step(state: State, x: State) -> State:
         value = _as(x[0], kept)
-        count = Binary("add", state[0], one)
+        count = Binary("add", state[0], single)
         apart = Binary("sub", value, state[1])
         mean = Binary("add", state[1], Binary("div", apart, count))
         return (count, mean, Binary("add", state[2], Binary("mul", apart, Binary("sub", value, mean))))
@@ -239,7 +248,7 @@ def welford_monoid(dtype: DType, correction: int = 0) -> Monoid:
         count = Binary("sub", a[0], Const(float(correction), kept)) if correction else a[0]
         return _as(Binary("div", a[2], count), dtype)
 
-    return Monoid("welford", (zero, zero, zero), step, merge, finish)
+    return Monoid("welford", (none, none, none), step, merge, finish)
 
 
 def online_softmax_monoid(dtype: DType) -> Monoid:
@@ -258,7 +267,7 @@ def online_softmax_monoid(dtype: DType) -> Monoid:
     def finish(a: State) -> Expr:
         return _as(Binary("div", a[2], a[1]), dtype)
 
-    return Monoid("online_softmax", (Const(-float("inf"), kept), Const(0.0, kept), Const(0.0, kept)), step, merge, finish)
+    return Monoid("online_softmax", (Const(-math.inf, kept), Const(0.0, kept), Const(0.0, kept)), step, merge, finish)
 
 
 def _as(x: Expr, dtype: DType) -> Expr:

@@ -15,9 +15,10 @@ from typing import Literal
 
 import numpy as np
 
-from ..dims import Dim, floordiv, known_le
+from ..dims import Dim, exact_div, floordiv, known_le, maximum
 from ..dtypes import ARITHMETIC, NUMBERS, DType, accumulator, bool_, i32
 from ..errors import InvalidValue, ShapeMismatch, TypeMismatch
+from ..location import current_origin
 from ..loops.nodes import Binary, Cast, Const, Expr, Index, Select
 from ..structure import (
     Axis,
@@ -32,11 +33,14 @@ from ..structure import (
     min_monoid,
     prod_monoid,
     sum_monoid,
+    zero,
 )
 from ..types import Shape, TensorType, Type
-from ..value import Array, Value
-from .families import Contraction, Op, normalize_axis
-from .reduce import ORDERED
+from ..value import Array, Full, Value, replace
+from .elementwise import convert
+from .families import Contraction, Op, Tangent, normalize_axis
+from .movement import Concatenate, Pad, Promise, Reshape, Reverse, Slice, Transpose
+from .reduce import ORDERED, Prod, converted, stacked
 
 Padding = tuple[tuple[Dim, Dim], ...]
 
@@ -76,9 +80,14 @@ def product_body(x: DType, y: DType, result: DType) -> tuple[Expr, ...]:
     """The product of the two elements, in the type in which sums are kept."""
     kept = accumulator(result)
     a, b = element(0, x), element(1, y)
-    left: Expr = a if x is kept else Cast(a, kept)
-    right: Expr = b if y is kept else Cast(b, kept)
-    return (Binary("and" if kept is bool_ else "mul", left, right),)
+    return (Binary("and" if kept is bool_ else "mul", convert(a, kept), convert(b, kept)),)
+
+
+def moved(x: Value, order: Sequence[int]) -> Value:
+    """`x`, whose axes are those numbered `order` of a result, put in that result's order."""
+    if list(order) == sorted(order):
+        return x
+    return Transpose(x, tuple(order.index(axis) for axis in range(len(order))))
 
 
 class Dot(Contraction):
@@ -169,7 +178,41 @@ class Dot(Contraction):
         lead, rows, columns = x.shape[:batch], x.shape[batch : x.ndim - inner], y.shape[batch + inner :]
         k = _size(x.shape[x.ndim - inner :])
         found = np.matmul(x.reshape(*lead, _size(rows), k), y.reshape(*lead, k, _size(columns)))
-        return found.reshape(*lead, *rows, *columns).astype(self.dtype.numpy)
+        return np.asarray(found).reshape((*lead, *rows, *columns)).astype(self.dtype.numpy)
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        batch, free = len(self.x_batch), len(self.x_free)
+        mine = tuple(range(batch, batch + free)), tuple(range(batch + free, self.rank))
+        if operand == 0:
+            other, axes, x_batch, x_free = self.y, self.y_batch, self.x_batch, self.x_free
+            contracted, others, free_axes = self.y_contract, self.x_contract, self.y_free
+        else:
+            other, axes, x_batch, x_free = self.x, self.x_batch, self.y_batch, self.y_free
+            contracted, others, free_axes = self.x_contract, self.y_contract, self.x_free
+        found = Dot(
+            cotangent,
+            converted(other, cotangent.dtype),
+            tuple(range(batch)),
+            axes,
+            mine[1 - operand],
+            free_axes,
+        )
+        # What is left free of the other operand are the contracted axes, in the order in which it has them.
+        rest = tuple(others[contracted.index(axis)] for axis in sorted(contracted))
+        return converted(moved(found, (*x_batch, *x_free, *rest)), self.operands[operand].dtype)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        x, y = operands
+        step = [1 if here else 0 for here in batched]
+        x_batch, x_contract = (tuple(a + step[0] for a in axes) for axes in (self.x_batch, self.x_contract))
+        y_batch, y_contract = (tuple(a + step[1] for a in axes) for axes in (self.y_batch, self.y_contract))
+        if all(batched):
+            x_batch, y_batch = (0, *x_batch), (0, *y_batch)
+            return Dot(x, y, x_batch, y_batch, x_contract, y_contract, self.accumulate)
+        # A free axis of one operand makes one larger product; it comes out behind the batch axes, or behind x's own.
+        found = Dot(x, y, x_batch, y_batch, x_contract, y_contract, self.accumulate)
+        place = len(x_batch) if batched[0] else len(x_batch) + len(self.x_free)
+        return moved(found, (*range(1, place + 1), 0, *range(place + 1, found.rank)))
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -219,15 +262,16 @@ def window_size(
 
 def _window_numbers(op: Op, rank: int) -> None:
     """Check and complete strides, padding, dilation and x_dilation; () stands for ones, or zeros of padding."""
-    for name, default in (("strides", 1), ("dilation", 1), ("x_dilation", 1), ("padding", (0, 0))):
-        numbers = op.__dict__[name] or (default,) * rank
-        op.__dict__[name] = numbers
-        if len(numbers) != rank:
-            raise op.refuse(
-                f"{name} has {len(numbers)} entries for {rank} axes", code="TD0165", error=InvalidValue
-            )
-        if name != "padding" and any(number < 1 for number in numbers):
-            raise op.refuse(f"{name} {numbers} must be at least 1", code="TD0165", error=InvalidValue)
+    fields = op.__dict__
+    fields["padding"] = fields["padding"] or ((0, 0),) * rank
+    for name in ("strides", "dilation", "x_dilation"):
+        fields[name] = fields[name] or (1,) * rank
+        if any(number < 1 for number in fields[name]):
+            raise op.refuse(f"{name} {fields[name]} must be at least 1", code="TD0165", error=InvalidValue)
+    for name in ("strides", "padding", "dilation", "x_dilation"):
+        if len(fields[name]) != rank:
+            count = len(fields[name])
+            raise op.refuse(f"{name} has {count} entries for {rank} axes", code="TD0165", error=InvalidValue)
 
 
 def _window_count(op: Op, axis: str, n: Dim, window: Dim, i: int) -> Dim:
@@ -379,9 +423,101 @@ class Conv(Contraction):
         )  # fmt: skip
         return np.asarray(found).astype(self.dtype.numpy)
 
+    def requires(self) -> tuple[Promise, ...]:
+        letters = self.letters
+        return tuple((0, self.shape[letters.out.index(c)]) for c in letters.windows)
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        letters = self.letters
+        x_size = dict(zip(letters.x, self.x.shape, strict=True))
+        w_size = dict(zip(letters.w, self.w.shape, strict=True))
+        size = dict(zip(letters.out, self.shape, strict=True))
+        padding: list[tuple[Dim, Dim]] = []
+        for i, c in enumerate(letters.windows):
+            low = self.padding[i][0]
+            # The last position of a window, of an element of x, and of an element within the window.
+            window, element, offset = (
+                (size[c] - 1) * self.strides[i], (x_size[c] - 1) * self.x_dilation[i], (w_size[c] - 1) * self.dilation[i]
+            )  # fmt: skip
+            if operand == 0:
+                padding.append((offset - low, element - window + low))
+            else:
+                padding.append((low, offset + window - element - low))
+        if operand == 0:
+            axes = tuple(i for i, c in enumerate(letters.w) if c in letters.windows and w_size[c] != 1)
+            w = converted(Reverse(self.w, axes) if axes else self.w, cotangent.dtype)
+            spec = f"{letters.out},{letters.w}->{letters.x}"
+            found = Conv(cotangent, w, spec, self.x_dilation, tuple(padding), self.dilation, self.strides)
+        else:
+            x = converted(self.x, cotangent.dtype)
+            spec = f"{letters.x},{letters.out}->{letters.w}"
+            found = Conv(x, cotangent, spec, self.dilation, tuple(padding), self.strides, self.x_dilation)
+        return converted(found, self.operands[operand].dtype)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        letters = self.letters
+        free = next(c for c in "BDEFHJKLMPQRSTUVWXYZACGINO" if c not in self.spec)
+        x, w = (
+            free + part if here else part for part, here in zip((letters.x, letters.w), batched, strict=True)
+        )
+        return replace(self, x=operands[0], w=operands[1], spec=f"{x},{w}->{free}{letters.out}")
+
+
+def conv(
+    x: Value,
+    w: Value,
+    strides: tuple[int, ...] = (),
+    padding: Padding = (),
+    dilation: tuple[int, ...] = (),
+    groups: int = 1,
+    layout: str = "NCHW,OIHW->NCHW",
+    x_dilation: tuple[int, ...] = (),
+    accumulate: DType | None = None,
+) -> Value:
+    """`Conv` from the layouts people write: N and C of x and of the result, O and I of w, anything else is a window.
+
+    `strides` and the others go by the windows in the order in which x has them. With groups the channels of x, and the
+    result's, are cut into that many blocks: only the shapes are told so, nothing moves. Errors: TD0163 (layout), TD0164
+    (groups), and those of `Conv`.
+    """
+    parts = layout.replace("->", ",").split(",")
+    spatial = [c for c in parts[0] if c not in "NC"]
+    names = [c.lower() for c in spatial]
+    if names != sorted(set(names)) or not all(map(str.isalpha, names)):
+        names = list("abcdefghijklm"[: len(spatial)])
+    small = dict(zip(spatial, names, strict=True))
+    wanted = [sorted(("N", "C", *spatial)), sorted(("O", "I", *spatial)), sorted(("N", "C", *spatial))]
+    if [sorted(part) for part in parts] != wanted or "->" not in layout:
+        raise InvalidValue(
+            f'conv: layout {layout!r} should read like "NCHW,OIHW->NCHW"',
+            code="TD0163",
+            location=current_origin().location,
+        )
+    given, weights, result = parts
+    channels, features = x.shape[given.index("C")], w.shape[weights.index("O")]
+    x_letters = "".join(small.get(c, "I" if c == "C" else c) for c in given)
+    w_letters = "".join(small.get(c, c) for c in weights)
+    out_letters = "".join(small.get(c, "O" if c == "C" else c) for c in result)
+    if groups == 1:
+        spec = f"{x_letters},{w_letters}->{out_letters}"
+        return Conv(x, w, spec, strides, padding, dilation, x_dilation, accumulate)
+    inner, outer = exact_div(channels, groups), exact_div(features, groups)
+    if inner is None or outer is None:
+        raise ShapeMismatch(
+            f"conv: {groups} groups do not divide {channels} channels into {features}",
+            code="TD0164",
+            location=current_origin().location,
+        )
+    i, o, c = given.index("C"), weights.index("O"), result.index("C")
+    x = Reshape(x, (*x.shape[:i], groups, inner, *x.shape[i + 1 :]))
+    w = Reshape(w, (*w.shape[:o], groups, outer, *w.shape[o + 1 :]))
+    spec = f"{x_letters.replace('I', 'GI')},{w_letters.replace('O', 'GO')}->{out_letters.replace('O', 'GO')}"
+    found = Conv(x, w, spec, strides, padding, dilation, x_dilation, accumulate)
+    return Reshape(found, (*found.shape[:c], features, *found.shape[c + 2 :]))
+
 
 def _zero(dtype: DType) -> Const:
-    return Const(False if dtype is bool_ else 0 if dtype.is_integer else 0.0, dtype)
+    return Const(zero(dtype), dtype)
 
 
 def window_read(
@@ -438,6 +574,22 @@ def _window_arrays(op: WindowOp, x: Array, shape: Shape, fill: object) -> Array:
     return x.transpose(*range(0, 2 * rank, 2), *range(1, 2 * rank, 2))
 
 
+def _adjoint_padding(op: WindowOp, shape: Shape, windows: Shape) -> Padding:
+    """The padding with which windows over the windows' result see what each element of `shape` took part in."""
+    padding: list[tuple[Dim, Dim]] = []
+    for i, k in enumerate(op.window):
+        low = op.padding[i][0]
+        last = (shape[i] - 1) * op.x_dilation[i] - (windows[i] - 1) * op.strides[i]
+        padding.append(((k - 1) * op.dilation[i] - low, last + low))
+    return tuple(padding)
+
+
+def _batched(op: WindowOp, **changes: object) -> Value:
+    """The op with a leading axis that the windows leave alone."""
+    ones = {name: (1, *getattr(op, name)) for name in ("window", "strides", "dilation", "x_dilation")}
+    return replace(op, **ones, padding=((0, 0), *op.padding), **changes)
+
+
 def _int(dim: Dim) -> int:
     """A size that the evaluator has made a number."""
     assert type(dim) is int
@@ -469,6 +621,13 @@ class ReduceWindow(Op):
             raise self.refuse(f"{self.x.dtype} is not accepted", code="TD0114", error=TypeMismatch)
         return TensorType(windows_of(self, self.x.shape), self.x.dtype)
 
+    @property
+    def linear(self) -> tuple[int, ...]:  # type: ignore[override]  # only sums are linear
+        return (0,) if self.kind == "sum" else ()
+
+    def requires(self) -> tuple[Promise, ...]:
+        return tuple((0, size) for size in self.shape)
+
     def monoid(self) -> Monoid:
         makers = {"sum": sum_monoid, "max": max_monoid, "min": min_monoid, "prod": prod_monoid}
         return makers[self.kind](self.x.dtype)
@@ -496,6 +655,42 @@ class ReduceWindow(Op):
             case "min":
                 found = np.minimum.reduce(windows, axis=axes)
         return np.asarray(found).astype(self.dtype.numpy)
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        padding = _adjoint_padding(self, self.x.shape, self.shape)
+        return ReduceWindow(
+            cotangent, "sum", self.window, self.x_dilation, padding, self.dilation, self.strides
+        )
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        (tangent,) = tangents
+        if tangent is None:
+            return None
+        if self.kind == "sum":
+            return replace(self, x=tangent)
+        numbers = (self.window, self.strides, self.padding, self.dilation, self.x_dilation)
+        if self.kind in ("max", "min"):
+            return TakeWindow(tangent, ArgWindow(self.x, self.kind == "max", *numbers), *numbers)
+        return Prod(self._windows(self.x, 1), (self.rank,)).jvp((self._windows(tangent, 0),))
+
+    def _windows(self, x: Value, fill: int) -> Value:
+        """The windows themselves, each laid out along a new last axis."""
+        low, high = (tuple(pad[side] for pad in self.padding) for side in (0, 1))
+        value = Full(fill, TensorType((), x.dtype))
+        padded = Pad(x, value, low, high, tuple(gap - 1 for gap in self.x_dilation))
+        reach = tuple(
+            n if step == 1 else maximum((n - 1) * step + 1, 0)
+            for n, step in zip(self.shape, self.strides, strict=True)
+        )
+        slices: list[Value] = []
+        for offset in np.ndindex(self.window):
+            start = tuple(k * dilation for k, dilation in zip(offset, self.dilation, strict=True))
+            stop = tuple(a + n for a, n in zip(start, reach, strict=True))
+            slices.append(Reshape(Slice(padded, start, stop, self.strides), (*self.shape, 1)))
+        return Concatenate(tuple(slices), self.rank)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return _batched(self, x=operands[0])
 
 
 class ArgWindow(Op):
@@ -533,6 +728,12 @@ class ArgWindow(Op):
         )
         flat = windows.reshape(*windows.shape[: x.ndim], math.prod(self.window))
         return np.asarray((np.argmax if self.largest else np.argmin)(flat, axis=-1), np.int32)
+
+    def requires(self) -> tuple[Promise, ...]:
+        return tuple((0, size) for size in self.shape)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return _batched(self, x=operands[0])
 
 
 class TakeWindow(Op):
@@ -572,6 +773,14 @@ class TakeWindow(Op):
         flat = windows.reshape(*windows.shape[: x.ndim], math.prod(self.window))
         return np.take_along_axis(flat, choice[..., None].astype(np.int64), axis=-1)[..., 0]
 
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        numbers = (self.window, self.strides, self.padding, self.dilation, self.x_dilation)
+        return SpreadWindow(cotangent, self.choice, self.x.shape, *numbers) if operand == 0 else None
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        x, choice = _both(operands, batched)
+        return _batched(self, x=x, choice=choice)
+
 
 class SpreadWindow(Op):
     """The transpose of `TakeWindow`: into zeros of shape `to`, each element of `x` is added where its choice was read."""
@@ -609,19 +818,34 @@ class SpreadWindow(Op):
         return Structure(tuple(axes), reads, (body,), sum_monoid(self.dtype), self.dtype)
 
     def evaluate(self, x: Array, choice: Array) -> Array:
-        kept = accumulator(self.dtype).numpy
-        found = np.zeros(tuple(map(_int, self.to)), kept)
-        offset = np.unravel_index(choice, self.window)
+        shape = tuple(map(_int, self.to))
+        offset = np.unravel_index(choice, self.window) if shape else ()
         inside = np.ones(x.shape, np.bool_)
-        at = []
+        flat = np.zeros(x.shape, np.int64)
         for i, here in enumerate(np.indices(x.shape)):
             where = here * self.strides[i] + offset[i] * self.dilation[i] - _int(self.padding[i][0])
             inside &= (where % self.x_dilation[i] == 0) & (where >= 0)
             where = where // self.x_dilation[i]
-            inside &= where < found.shape[i]
-            at.append(where)
-        np.add.at(found, tuple(where[inside] for where in at), x[inside].astype(kept))
-        return found.astype(self.dtype.numpy)
+            inside &= where < shape[i]
+            flat = flat * shape[i] + where
+        kept = accumulator(self.dtype).numpy
+        found = np.zeros(math.prod(shape), kept)
+        np.add.at(found, flat[inside], x[inside].astype(kept))
+        return found.reshape(shape).astype(self.dtype.numpy)
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        numbers = (self.window, self.strides, self.padding, self.dilation, self.x_dilation)
+        return TakeWindow(cotangent, self.choice, *numbers) if operand == 0 else None
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        x, choice = _both(operands, batched)
+        return _batched(self, x=x, choice=choice, to=(x.shape[0], *self.to))
+
+
+def _both(operands: tuple[Value, ...], batched: tuple[bool, ...]) -> tuple[Value, ...]:
+    """The operands, those without the new leading axis repeated along it."""
+    count = next(x.shape[0] for x, here in zip(operands, batched, strict=True) if here)
+    return tuple(x if here else stacked(x, count) for x, here in zip(operands, batched, strict=True))
 
 
 def _choice(op: Op, choice: Value, shape: Shape) -> None:
@@ -632,5 +856,3 @@ def _choice(op: Op, choice: Value, shape: Shape) -> None:
 
 
 WindowOp = ReduceWindow | ArgWindow | TakeWindow | SpreadWindow
-
-CONTRACT: tuple[type[Op], ...] = (Dot, Conv, ReduceWindow, ArgWindow, TakeWindow, SpreadWindow)

@@ -20,7 +20,7 @@ from ..errors import InvalidValue, TypeMismatch
 from ..graph import Graph
 from ..structure import Axis, Monoid, Read, Structure, axes_of, element
 from ..types import Shape, TensorType, TupleType, Type
-from ..value import Array, Value
+from ..value import Array, Value, replace
 
 RunBody = Callable[[Graph, Sequence[Any]], tuple[Any, ...]]
 Tangent = Value | tuple[Value | None, ...] | None
@@ -106,6 +106,9 @@ class Reduction(Op):
         )
         here = tuple(axis.position for axis in axes)
         return Structure(axes, (Read(0, here),), self.element(axes), self.monoid(), self.dtype)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return replace(self, x=operands[0], axes=tuple(axis + 1 for axis in self.axes))
 
 
 class Contraction(Op):

@@ -11,13 +11,16 @@ from typing import Literal
 
 import numpy as np
 
-from ..dims import Dim, known_lt
+from ..dims import Dim, known_lt, product
 from ..dtypes import ARITHMETIC, COMPLEX, accumulator, bool_, i64
 from ..errors import CheckFailed, InvalidValue, OutOfRange, ShapeMismatch, TypeMismatch
 from ..types import Shape, TensorType, TupleType, Type
-from ..value import Array, Value
-from .families import Indexing, Op, normalize_axis
-from .reduce import ORDERED
+from ..value import Add, Array, DimSize, Full, Get, Value, lift, replace
+from .contract import moved
+from .elementwise import Clamp, Convert, Eq, Select
+from .families import Indexing, Tangent, normalize_axis
+from .movement import Broadcast, Iota, Promise, Reshape, Transpose, static
+from .reduce import ORDERED, stacked
 
 # What an index outside its axis of n elements does.
 #   raise     -n..n-1 count as NumPy counts them, anything else fails
@@ -122,6 +125,16 @@ def _batch_positions(op: Gather | Scatter, shape: tuple[int, ...]) -> list[Array
     ]
 
 
+def _zeros(given: TensorType) -> Value:
+    return Full(0, given)
+
+
+def _same_batch(operands: tuple[Value, ...], batched: tuple[bool, ...]) -> tuple[Value, ...]:
+    """The operands, those without the new leading axis repeated along it."""
+    count = next(x.shape[0] for x, here in zip(operands, batched, strict=True) if here)
+    return tuple(x if here else stacked(x, count) for x, here in zip(operands, batched, strict=True))
+
+
 class Gather(Indexing):
     """Elements of `x` at the positions that `indices` give along `axes`, one index array per axis, all of one shape.
 
@@ -164,6 +177,32 @@ class Gather(Indexing):
         nan = self.mode == "fill" and (self.dtype.is_float or self.dtype in COMPLEX)
         fill = np.asarray(float("nan") if nan else 0).astype(x.dtype)
         return np.where(inside.reshape(*inside.shape, *(1,) * (found.ndim - inside.ndim)), found, fill)
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        if tangents[0] is None:
+            return None
+        return replace(self, x=tangents[0], mode=_linear_mode(self))
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        return self.accumulate_transpose(_zeros(self.x.tensor), cotangent, operand) if operand == 0 else None
+
+    def accumulate_transpose(self, into: Value, cotangent: Value, operand: int) -> Value:
+        if operand != 0:
+            return into
+        mode = _linear_mode(self)
+        return Scatter(into, self.indices, cotangent, self.axes, "add", mode, self.batch_rank, self.unique)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        if not batched[0] and self.batch_rank == 0:
+            # One x for the whole batch: more positions, whole slices still last. Members may read the same element.
+            return replace(self, indices=_same_batch(operands[1:], batched[1:]), unique=False)
+        x, *indices = _same_batch(operands, batched)
+        axes = tuple(axis + 1 for axis in self.axes)
+        return Gather(x, tuple(indices), axes, self.mode, self.batch_rank + 1, self.unique)
+
+
+def _linear_mode(op: Gather | Scatter) -> Mode:
+    return "drop" if op.mode == "fill" else op.mode
 
 
 class Scatter(Indexing):
@@ -238,6 +277,91 @@ class Scatter(Indexing):
                 np.minimum.at(found, index, news)
         return found.transpose(np.argsort(order)).astype(x.dtype)
 
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        if 0 < operand <= len(self.indices):
+            return None
+        if operand == 0:
+            if self.combine == "add":
+                return cotangent
+            gap = _zeros(self.updates.tensor)
+            return Scatter(
+                cotangent, self.indices, gap, self.axes, "set", self.mode, self.batch_rank, self.unique
+            )
+        seen = self._gather(cotangent)
+        if self.combine == "add" or self.unique:
+            return seen
+        last = self._last()
+        return seen if last is None else Select(last, seen, lift(0, seen))
+
+    def _gather(self, x: Value) -> Value:
+        """What `x`, of the result's shape, holds at each update's place."""
+        return Gather(x, self.indices, self.axes, _linear_mode(self), self.batch_rank, self.unique)
+
+    def _last(self) -> Value | None:
+        """Where an update is the last one of its place; None where all are. Found by setting each one's number."""
+        shape = self.indices[0].shape
+        if product(shape[self.batch_rank :]) == 1:
+            return None
+        numbers = Reshape(Iota(TensorType((product(shape),), i64), 0), shape)
+        rank = self.batch_rank
+        places = TensorType((*self.x.shape[:rank], *(self.x.shape[axis] for axis in self.axes)), i64)
+        axes = tuple(range(rank, places.rank))
+        mode = _linear_mode(self)
+        latest = Scatter(Full(-1, places), self.indices, numbers, axes, "set", mode, rank)
+        last = Eq(Gather(latest, self.indices, axes, mode, rank), numbers)
+        return Broadcast(last, self.updates.shape, tuple(range(len(shape))))
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        x, updates = tangents[0], tangents[-1]
+        if x is None and updates is None:
+            return None
+        x = lift(0, self.x) if x is None else x
+        updates = lift(0, self.updates) if updates is None else updates
+        if self.combine in ("set", "add"):
+            return replace(self, x=x, updates=updates)
+        through_x, through_updates = (
+            self._shares_of_product() if self.combine == "mul" else self._shares_of_extreme()
+        )
+        return replace(self, x=x * through_x, updates=updates * through_updates, combine="add")
+
+    def _shares_of_extreme(self) -> tuple[Value, Value]:
+        """Those that equal the result share its derivative equally."""
+        mine = Convert(Eq(self.x, self), self.dtype)
+        theirs = Convert(Eq(self.updates, self._gather(self)), self.dtype)
+        count = replace(self, x=mine, updates=theirs, combine="add")
+        return mine / count, theirs / self._gather(count)
+
+    def _shares_of_product(self) -> tuple[Value, Value]:
+        """The product of the others: by division where no other is 0, and 0 elsewhere."""
+        zero_x, zero_updates = (Eq(v, lift(0, v)) for v in (self.x, self.updates))
+        x = Select(zero_x, lift(1, self.x), self.x)
+        updates = Select(zero_updates, lift(1, self.updates), self.updates)
+        rest = replace(self, x=x, updates=updates)
+        none_x, none_updates = Convert(zero_x, self.dtype), Convert(zero_updates, self.dtype)
+        zeros = replace(self, x=none_x, updates=none_updates, combine="add")
+        through_x = Select(Eq(zeros, none_x), rest / x, lift(0, x))
+        others = Eq(self._gather(zeros), none_updates)
+        return through_x, Select(others, self._gather(rest) / updates, lift(0, updates))
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        x, *indices, updates = _same_batch(operands, batched)
+        axes = tuple(axis + 1 for axis in self.axes)
+        rank = self.batch_rank + 1
+        return Scatter(x, tuple(indices), updates, axes, self.combine, self.mode, rank, self.unique)
+
+
+def take_along(x: Value, indices: Value, axis: int, mode: Mode = "raise", unique: bool = False) -> Value:
+    """Elements of `x` at `indices` along `axis`, as NumPy's take_along_axis: their other axes go together, equal in size.
+
+    `unique` promises that the indices along the axis are distinct, as those of a sort are.
+    """
+    last = x.rank - 1
+    if axis % x.rank == last:
+        return Gather(x, (indices,), (last,), mode, last, unique)
+    order = (*(i for i in range(x.rank) if i != axis % x.rank), axis % x.rank)
+    found = Gather(Transpose(x, order), (Transpose(indices, order),), (last,), mode, last, unique)
+    return moved(found, order)
+
 
 def _starts(op: DynamicSlice | DynamicUpdate, sizes: Shape) -> None:
     """One i64 scalar per axis, and a window that fits: TD0175."""
@@ -262,6 +386,29 @@ def _corner(starts: tuple[Array, ...], sizes: tuple[int, ...], shape: tuple[int,
     return tuple(slice(low, low + size) for low, size in zip(corner, sizes, strict=True))
 
 
+def _size(dim: Dim) -> Value:
+    given = TensorType((), i64)
+    return Full(dim, given) if type(dim) is int else DimSize(dim)
+
+
+def _block_positions(
+    shape: Shape, sizes: Shape, starts: tuple[Value, ...], batched: tuple[bool, ...]
+) -> tuple[tuple[int, ...], tuple[Value, ...]]:
+    """Per member of a batch: the axes along which the block is a part, and an index array for each, over the block."""
+    count = next(start.shape[0] for start, here in zip(starts, batched, strict=True) if here)
+    axes = tuple(axis for axis, (n, size) in enumerate(zip(shape, sizes, strict=True)) if n != size)
+    grid = TensorType((count, *(sizes[axis] for axis in axes)), i64)
+    indices: list[Value] = []
+    for place, axis in enumerate(axes):
+        start = starts[axis]
+        room = _size(shape[axis] - sizes[axis])
+        like = start.shape
+        low, high = Full(0, start.tensor), Broadcast(room, like, ())
+        corner = Broadcast(Clamp(start, low, high), grid.shape, (0,) if batched[axis] else ())
+        indices.append(Add(corner, Iota(grid, place + 1)))
+    return axes, tuple(indices)
+
+
 class DynamicSlice(Indexing):
     """The block of `x` of the given `sizes` that begins at `starts`, one i64 scalar per axis.
 
@@ -279,7 +426,35 @@ class DynamicSlice(Indexing):
         return TensorType(self.sizes, self.x.dtype)
 
     def evaluate(self, x: Array, *starts: Array) -> Array:
-        return x[_corner(starts, self.shape, x.shape)].copy()  # type: ignore[arg-type]
+        return np.array(x[_corner(starts, static(self.sizes), x.shape)])
+
+    def requires(self) -> tuple[Promise, ...]:
+        return tuple(zip(self.sizes, self.x.shape, strict=True))
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        return DynamicUpdate(_zeros(self.x.tensor), cotangent, self.starts) if operand == 0 else None
+
+    def accumulate_transpose(self, into: Value, cotangent: Value, operand: int) -> Value:
+        if operand != 0:
+            return into
+        here = DynamicSlice(into, self.starts, self.sizes)
+        return DynamicUpdate(into, here + cotangent, self.starts)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        x, *starts = operands
+        if not any(batched[1:]):
+            return DynamicSlice(x, (Full(0, TensorType((), i64)), *starts), (x.shape[0], *self.sizes))
+        shape = x.shape[1:] if batched[0] else x.shape
+        axes, indices = _block_positions(shape, self.sizes, tuple(starts), batched[1:])
+        if not axes:
+            return _same_batch(operands, batched)[0]
+        # The members of a batch that read one x may overlap; within a member every position is another one.
+        if batched[0]:
+            found = Gather(x, indices, tuple(axis + 1 for axis in axes), "promised", 1, True)
+        else:
+            found = Gather(x, indices, axes, "promised")
+        rest = (axis for axis in range(len(shape)) if axis not in axes)
+        return moved(found, (0, *(axis + 1 for axis in (*axes, *rest))))
 
 
 class DynamicUpdate(Indexing):
@@ -307,6 +482,34 @@ class DynamicUpdate(Indexing):
         found = x.copy()
         found[_corner(starts, update.shape, x.shape)] = update
         return found
+
+    def requires(self) -> tuple[Promise, ...]:
+        return tuple(zip(self.update.shape, self.x.shape, strict=True))
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        if operand == 0:
+            return DynamicUpdate(cotangent, _zeros(self.update.tensor), self.starts)
+        return DynamicSlice(cotangent, self.starts, self.update.shape) if operand == 1 else None
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        starts = operands[2:]
+        count = next(v.shape[0] for v, here in zip(operands, batched, strict=True) if here)
+        x, update = (v if here else stacked(v, count) for v, here in zip(operands[:2], batched, strict=False))
+        if not any(batched[2:]):
+            return DynamicUpdate(x, update, (Full(0, TensorType((), i64)), *starts))
+        axes, indices = _block_positions(self.x.shape, self.update.shape, starts, batched[2:])
+        if not axes:
+            return update
+        rest = (axis for axis in range(self.x.rank) if axis not in axes)
+        order = (0, *(axis + 1 for axis in (*axes, *rest)))
+        news = update if list(order) == sorted(order) else Transpose(update, order)
+        return Scatter(x, indices, news, tuple(axis + 1 for axis in axes), "set", "promised", 1, True)
+
+
+def add_to_block(into: Value, x: Value, start: Shape) -> Value:
+    """`into` with `x` added to the block that begins at `start`: the cotangent of a slice, which touches no more."""
+    starts = tuple(map(_size, start))
+    return DynamicUpdate(into, DynamicSlice(into, starts, x.shape) + x, starts)
 
 
 def _sort_keys(x: Array, descending: bool) -> list[Array]:
@@ -350,6 +553,20 @@ class Sort(Indexing):
         order = np.lexsort(keys, axis=self.axis)
         return tuple(np.take_along_axis(x, order, axis=self.axis) for x in xs)
 
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        if all(tangent is None for tangent in tangents):
+            return None
+        # The same sort once more, with the places among what is carried along.
+        places = Iota(TensorType(self.xs[0].shape, i64), self.axis)
+        order = Get(Sort((*self.xs, places), self.axis, self.keys, self.descending), len(self.xs))
+        return tuple(
+            None if tangent is None else take_along(tangent, order, self.axis, "promised", True)
+            for tangent in tangents
+        )
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return Sort(_same_batch(operands, batched), self.axis + 1, self.keys, self.descending)
+
 
 class ArgSort(Indexing):
     """The permutation, as i64, that sorts `x` along `axis` in the order of `Sort`.
@@ -370,6 +587,9 @@ class ArgSort(Indexing):
 
     def evaluate(self, x: Array) -> Array:
         return np.lexsort(_sort_keys(x, self.descending), axis=self.axis).astype(np.int64)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return replace(self, x=operands[0], axis=self.axis + 1)
 
 
 class TopK(Indexing):
@@ -396,6 +616,20 @@ class TopK(Indexing):
         order = np.lexsort(_sort_keys(x, self.largest), axis=self.axis).astype(np.int64)
         first = np.take(order, np.arange(self.k), axis=self.axis)  # type: ignore[arg-type]
         return np.take_along_axis(x, first, axis=self.axis), first
+
+    def requires(self) -> tuple[Promise, ...]:
+        return ((0, self.k), (self.k, self.x.shape[self.axis]))
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        (tangent,) = tangents
+        return (
+            None
+            if tangent is None
+            else (take_along(tangent, Get(self, 1), self.axis, "promised", True), None)
+        )
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return replace(self, x=operands[0], axis=self.axis + 1)
 
 
 class SearchSorted(Indexing):
@@ -435,7 +669,8 @@ class SearchSorted(Indexing):
             found[at] = np.searchsorted(sorted[at], values[at], side=self.side)
         return found
 
-
-INDEXING: tuple[type[Op], ...] = (
-    Gather, Scatter, DynamicSlice, DynamicUpdate, Sort, ArgSort, TopK, SearchSorted,
-)  # fmt: skip
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        if not batched[0] and self.sorted.rank == 1:
+            return replace(self, values=operands[1])
+        among, values = _same_batch(operands, batched)
+        return SearchSorted(among, values, self.side)

@@ -7,13 +7,15 @@ NumPy's wider sums converts first. All are total: what is combined from no eleme
 
 from __future__ import annotations
 
+from dataclasses import replace as replace_fields
 from typing import ClassVar
 
 import numpy as np
 
+from ..dims import Dim, product
 from ..dtypes import ARITHMETIC, NUMBERS, REALS, DType, accumulator, bool_, i64
 from ..errors import ShapeMismatch, TypeMismatch
-from ..loops.nodes import Expr, Index
+from ..loops.nodes import Const, Expr, Index
 from ..structure import (
     Axis,
     Monoid,
@@ -30,10 +32,28 @@ from ..structure import (
     sum_monoid,
 )
 from ..types import TensorType, Type
-from ..value import Array, Value
-from .families import Op, Reduction, normalize_axis
+from ..value import Array, Full, Value, lift, replace
+from .elementwise import Convert, Eq, Select
+from .families import Op, Reduction, Tangent, normalize_axis
+from .movement import Broadcast, Pad, Reshape, Transpose
 
 ORDERED: tuple[DType, ...] = (bool_, *REALS)
+
+
+def stacked(x: Value, count: Dim) -> Value:
+    """`x` repeated `count` times along a new leading axis."""
+    return Broadcast(x, (count, *x.shape), tuple(range(1, x.rank + 1)))
+
+
+def shifted(x: Value, axis: int, fill: int, back: bool = False) -> Value:
+    """The neighbour before each element along `axis` (after it with `back`), `fill` where there is none."""
+    low = tuple((-1 if back else 1) if i == axis else 0 for i in range(x.rank))
+    value = Full(fill, TensorType((), x.dtype))
+    return Pad(x, value, low, tuple(-n for n in low), (0,) * x.rank)
+
+
+def converted(x: Value, to: DType) -> Value:
+    return x if x.dtype is to else Convert(x, to)
 
 
 class Sum(Reduction):
@@ -50,9 +70,15 @@ class Sum(Reduction):
         kept = accumulator(self.dtype).numpy
         return np.asarray(np.add.reduce(x.astype(kept), axis=self.axes, dtype=kept)).astype(self.dtype.numpy)
 
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        return Broadcast(cotangent, self.x.shape, kept_axes(self))
+
 
 class Prod(Reduction):
-    """Product along `axes`; integers wrap; `and` for bool. Of no elements: 1."""
+    """Product along `axes`; integers wrap; `and` for bool. Of no elements: 1.
+
+    The derivative takes the product of the others from both sides, so zeros are no special case.
+    """
 
     def monoid(self) -> Monoid:
         return prod_monoid(self.x.dtype)
@@ -65,11 +91,45 @@ class Prod(Reduction):
             self.dtype.numpy
         )
 
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        (tangent,) = tangents
+        if tangent is None:
+            return None
+        kept = accumulator(self.dtype)
+        x, t = (_one_axis(self, converted(v, kept)) for v in (self.x, tangent))
+        last = x.rank - 1
+        before = CumProd(shifted(x, last, 1), last)
+        after = CumProd(shifted(x, last, 1, back=True), last, reverse=True)
+        return converted(Sum(t * (before * after), (last,)), self.dtype)
 
-class Max(Reduction):
-    """Greatest element along `axes`; NaN wins. Of no elements: -inf, or the least integer."""
+
+def kept_axes(op: Reduction) -> tuple[int, ...]:
+    return tuple(i for i in range(op.x.rank) if i not in op.axes)
+
+
+def _one_axis(op: Reduction, x: Value) -> Value:
+    """`x` with the reduced axes joined into one, the last."""
+    kept = kept_axes(op)
+    moved = Transpose(x, kept + op.axes)
+    return Reshape(moved, (*(x.shape[i] for i in kept), product(x.shape[i] for i in op.axes)))
+
+
+class Extreme(Reduction):
+    """Max and Min. Elements that share the extreme share its derivative equally."""
 
     accepts = ORDERED
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        (tangent,) = tangents
+        if tangent is None:
+            return None
+        chosen = Eq(self.x, Broadcast(self, self.x.shape, kept_axes(self)))
+        count = Sum(Convert(chosen, self.dtype), self.axes)
+        return Sum(Select(chosen, tangent, lift(0, tangent)), self.axes) / count
+
+
+class Max(Extreme):
+    """Greatest element along `axes`; NaN wins. Of no elements: -inf, or the least integer."""
 
     def monoid(self) -> Monoid:
         return max_monoid(self.x.dtype)
@@ -82,10 +142,8 @@ class Max(Reduction):
         )
 
 
-class Min(Reduction):
+class Min(Extreme):
     """Least element along `axes`; NaN wins. Of no elements: inf, or the greatest integer."""
-
-    accepts = ORDERED
 
     def monoid(self) -> Monoid:
         return min_monoid(self.x.dtype)
@@ -135,6 +193,9 @@ class AlongAxis(Op):
         if self.x.dtype not in self.accepts:
             raise self.refuse(f"{self.x.dtype} is not accepted", code="TD0114", error=TypeMismatch)
         self.__dict__["axis"] = normalize_axis(self, self.axis, self.x.rank)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return replace(self, x=operands[0], axis=self.axis + 1)
 
 
 class ArgExtreme(AlongAxis):
@@ -212,11 +273,20 @@ class CumSum(Cumulative):
     linear = (0,)
 
     def monoid(self) -> Monoid:
-        return sum_monoid(self.x.dtype)
+        monoid = sum_monoid(self.x.dtype)
+        if self.x.dtype is bool_ or self.x.dtype.is_integer:
+            return monoid
+        # 0.0 + -0.0 is 0.0; a prefix of one element is that element, as in NumPy.
+        kept = monoid.identity[0].dtype
+        nothing = complex(-0.0, -0.0) if kept.kind == "complex" else -0.0
+        return replace_fields(monoid, identity=(Const(nothing, kept),))
 
     def accumulate_array(self, x: Array) -> Array:
         function = np.logical_or if self.dtype is bool_ else np.add
         return np.asarray(function.accumulate(x, axis=self.axis, dtype=x.dtype))
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        return CumSum(cotangent, self.axis, not self.reverse)
 
 
 class CumProd(Cumulative):
@@ -229,11 +299,31 @@ class CumProd(Cumulative):
         function = np.logical_and if self.dtype is bool_ else np.multiply
         return np.asarray(function.accumulate(x, axis=self.axis, dtype=x.dtype))
 
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        (tangent,) = tangents
+        if tangent is None:
+            return None
+        # y[i] = y[i-1] * x[i], so dy[i] = x[i] * dy[i-1] + y[i-1] * dx[i].
+        before = shifted(self, self.axis, 1, self.reverse)
+        return LinearRecurrence(self.x, before * tangent, self.axis, self.reverse)
 
-class CumMax(Cumulative):
-    """Running maxima along `axis`; NaN wins from where it stands."""
+
+class CumExtreme(Cumulative):
+    """CumMax and CumMin. The derivative goes to the last element so far that has the extreme."""
 
     accepts = ORDERED
+
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        (tangent,) = tangents
+        if tangent is None:
+            return None
+        taken = Eq(self.x, self)
+        kept = Select(taken, lift(0, tangent), lift(1, tangent))
+        return LinearRecurrence(kept, Select(taken, tangent, lift(0, tangent)), self.axis, self.reverse)
+
+
+class CumMax(CumExtreme):
+    """Running maxima along `axis`; NaN wins from where it stands."""
 
     def monoid(self) -> Monoid:
         return max_monoid(self.x.dtype)
@@ -242,10 +332,8 @@ class CumMax(Cumulative):
         return np.asarray(np.maximum.accumulate(x, axis=self.axis))
 
 
-class CumMin(Cumulative):
+class CumMin(CumExtreme):
     """Running minima along `axis`; NaN wins from where it stands."""
-
-    accepts = ORDERED
 
     def monoid(self) -> Monoid:
         return min_monoid(self.x.dtype)
@@ -301,7 +389,22 @@ class LinearRecurrence(Op):
             before = result[i : i + 1]
         return np.moveaxis(result, 0, self.axis).astype(self.dtype.numpy)
 
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
+        a, b = tangents
+        if a is not None:
+            through_a = a * shifted(self, self.axis, 0, self.reverse)
+            b = through_a if b is None else b + through_a
+        return None if b is None else LinearRecurrence(self.a, b, self.axis, self.reverse)
 
-REDUCE: tuple[type[Op], ...] = (
-    Sum, Prod, Max, Min, Any, All, ArgMax, ArgMin, CumSum, CumProd, CumMax, CumMin, LinearRecurrence,
-)  # fmt: skip
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        if operand == 0:
+            return None
+        # b[j] reaches y[i] for i >= j through a[j+1] ... a[i]: the recurrence from the other end, with a moved by one.
+        return LinearRecurrence(
+            shifted(self.a, self.axis, 0, not self.reverse), cotangent, self.axis, not self.reverse
+        )
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        count = next(x.shape[0] for x, moved in zip(operands, batched, strict=True) if moved)
+        a, b = (x if moved else stacked(x, count) for x, moved in zip(operands, batched, strict=True))
+        return LinearRecurrence(a, b, self.axis + 1, self.reverse)
