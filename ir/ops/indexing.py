@@ -195,10 +195,11 @@ class Gather(Indexing):
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         if not batched[0] and self.batch_rank == 0:
             # One x for the whole batch: more positions, whole slices still last. Members may read the same element.
-            return replace(self, indices=_same_batch(operands[1:], batched[1:]), unique=False)
-        x, *indices = _same_batch(operands, batched)
+            indices = _same_batch(operands[1:], batched[1:])
+            return replace(self, x=operands[0], indices=indices, unique=False)
+        x, *places = _same_batch(operands, batched)
         axes = tuple(axis + 1 for axis in self.axes)
-        return Gather(x, tuple(indices), axes, self.mode, self.batch_rank + 1, self.unique)
+        return Gather(x, tuple(places), axes, self.mode, self.batch_rank + 1, self.unique)
 
 
 def _linear_mode(op: Gather | Scatter) -> Mode:
@@ -671,6 +672,6 @@ class SearchSorted(Indexing):
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         if not batched[0] and self.sorted.rank == 1:
-            return replace(self, values=operands[1])
+            return replace(self, sorted=operands[0], values=operands[1])
         among, values = _same_batch(operands, batched)
         return SearchSorted(among, values, self.side)
