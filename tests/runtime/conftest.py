@@ -97,7 +97,7 @@ done:
 INTERFACE = """
 @treadle_weights = external constant [0 x i8]
 @treadle_manifest = external constant [0 x i8]
-@.negative = private unnamed_addr constant [35 x i8] c"x[0, 0] is negative at net.py:12   \\00", align 1
+@.negative = private unnamed_addr constant [33 x i8] c"x[0, 0] is negative at net.py:12\\00", align 1
 @.unknown = private unnamed_addr constant [16 x i8] c"unknown failure\\00", align 1
 declare ptr @malloc(i64)
 declare void @free(ptr)
@@ -150,9 +150,9 @@ def add_object() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def model_object() -> Callable[[str], bytes]:
+def model_object() -> Callable[..., bytes]:
     """The entry with the C interface under a name."""
-    return lambda name: compile_text(ENTRY + INTERFACE.replace("NAME", name).replace("line:12   ", "line:12"))
+    return lambda name, triple="": compile_text(ENTRY + INTERFACE.replace("NAME", name), triple)
 
 
 @pytest.fixture(scope="session")
