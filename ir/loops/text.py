@@ -70,7 +70,7 @@ def show(kernel: Kernel) -> str:
 
 def show_stmt(stmt: Stmt) -> str:
     """One statement with its blocks, outside any kernel."""
-    return "\n".join(_Printer((), ()).stmt(stmt))
+    return "\n".join(_Printer(None, ()).stmt(stmt))
 
 
 def show_head(stmt: Stmt) -> str:
@@ -79,12 +79,12 @@ def show_head(stmt: Stmt) -> str:
         case While(condition=condition):
             return f"while {show_expr(condition)}"
         case _:
-            return _Printer((), ()).stmt(stmt)[0]
+            return _Printer(None, ()).stmt(stmt)[0]
 
 
 def show_expr(expr: Expr, expected: DType | None = None) -> str:
     """One expression; `expected` is the type that a literal would have here."""
-    return _Printer((), ()).expr(expr, expected)[0]
+    return _Printer(None, ()).expr(expr, expected)[0]
 
 
 def show_type(dtype: DType, shape: Sequence[Dim]) -> str:
@@ -187,8 +187,9 @@ def operands_type(op: str, exprs: tuple[Expr, ...], expected: DType | None, writ
 
 
 class _Printer:
-    def __init__(self, dims: Iterable[str], params: Iterable[Param]) -> None:
-        self.positions = set(dims)  # names that stand for an Index; asked for membership only
+    def __init__(self, dims: Iterable[str] | None, params: Iterable[Param]) -> None:
+        # Names that stand for an Index, asked for membership only; None outside a kernel, where any may.
+        self.positions = None if dims is None else set(dims)
         self.buffers = {param.name: param.dtype for param in params}
 
     # A statement is a list of lines without their outer indentation.
@@ -219,15 +220,17 @@ class _Printer:
     def stmt(self, stmt: Stmt) -> list[str]:
         match stmt:
             case Let(name, value):
-                self.positions.discard(name)
+                if self.positions is not None:
+                    self.positions.discard(name)
                 return [f"let {name}: {value.dtype} = {self.expr(value, value.dtype)[0]}"]
             case Store(buffer, index, value):
-                return [f"{buffer}[{_places(index)}] = {self.expr(value, self.buffers.get(buffer))[0]}"]
+                return [f"{buffer}[{_places(index)}] = {self.expr(value, self.buffers.get(buffer, value.dtype))[0]}"]
             case Alloc(name, dtype, shape, memory):
                 self.buffers[name] = dtype
                 return [f"{name}: {memory} {show_type(dtype, shape)}"]
             case For(name, body=body):
-                self.positions.add(name)
+                if self.positions is not None:
+                    self.positions.add(name)
                 return [f"for {name} in {_range(stmt)}:", *self.block(body)]
             case While(body, condition):
                 inner = self.block(body)
@@ -253,7 +256,8 @@ class _Printer:
                 return name, ATOM
             case Index(dim):
                 bare = dim_names(dim) if type(dim) is not int else ()
-                if len(bare) == 1 and bare[0] in self.positions and dim == symbol(bare[0]):
+                known = len(bare) == 1 and (self.positions is None or bare[0] in self.positions)
+                if known and dim == symbol(bare[0]):
                     return bare[0], ATOM
                 return f"index({show_dim(dim)})", ATOM
             case Load(buffer, index):
