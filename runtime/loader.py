@@ -62,6 +62,7 @@ class LoadedObject:
         self.base = base
         self.size = size
         self.code_size = code_size
+        self.closed = False
         self.symbols = MappingProxyType(dict(symbols))
         self._release = weakref.finalize(self, _munmap, base, size)
         # At the end of the process threads may still run this code.
@@ -69,7 +70,7 @@ class LoadedObject:
 
     def address(self, name: str) -> int:
         """Where the symbol lies."""
-        if not self._release.alive:
+        if self.closed:
             raise BadObject(f"{name!r} is asked of an object that was closed", code="TD0911")
         try:
             return self.symbols[name]
@@ -78,6 +79,7 @@ class LoadedObject:
 
     def close(self) -> None:
         """Unmap now. Nobody may be running the code, nor call it again."""
+        self.closed = True
         self._release()
 
     def keep_forever(self) -> LoadedObject:
