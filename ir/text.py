@@ -40,7 +40,7 @@ def digest(constant: Constant) -> str:
     known: str | None = constant.__dict__.get("digest")
     if known is None:
         content = hashlib.sha256(str(constant.tensor).encode())
-        content.update(constant.data.tobytes() if constant.data.ndim == 0 else memoryview(constant.data).cast("B"))
+        content.update(constant.data.reshape(-1).view(np.uint8).data)  # bf16 and fp8 have no buffer format of their own
         known = constant.__dict__["digest"] = content.hexdigest()[:16]
     return known
 
@@ -165,10 +165,16 @@ def show_number(x: Any, dtype: DType) -> str:
     if dtype.is_integer:
         return str(int(x))
     if dtype.kind == "complex":
-        return repr(complex(x))
+        return _complex_text(complex(x))
     if dtype.name in ("f16", "f32"):
         return _float_text(np.format_float_positional, dtype.numpy.type(x))
     return repr(float(x))
+
+
+def _complex_text(x: complex) -> str:
+    """Both parts, always: `repr` drops a real 0 and its sign, and writes infj."""
+    sign = "" if repr(x.imag).startswith("-") else "+"
+    return f"({x.real!r}{sign}{x.imag!r}j)"
 
 
 def _float_text(positional: Any, x: Any) -> str:
@@ -185,8 +191,10 @@ _RESERVED = frozenset(("True", "False", "None", "inf", "nan"))
 
 def show_attribute(content: Any) -> str:
     """One attribute: numbers, words, sizes, dtypes, types, and tuples of these."""
-    if content is None or isinstance(content, bool | int | float | complex | DType | TensorType):
-        return str(content) if not isinstance(content, float | complex) else repr(content)
+    if isinstance(content, complex):
+        return _complex_text(content)
+    if content is None or isinstance(content, bool | int | float | DType | TensorType):
+        return str(content) if not isinstance(content, float) else repr(content)
     if isinstance(content, SymbolicDim):
         return show_dim(content)
     if isinstance(content, tuple):

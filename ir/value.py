@@ -443,6 +443,15 @@ class Elementwise(Value):
         """d result / d operand for each operand, None where it is zero or not defined (integers, bool)."""
         return tuple(None for _ in self.operands)
 
+    def jvp(self, tangents: tuple[Value | None, ...]) -> Value | None:
+        """The tangent of the result, given those of the operands (None: zero)."""
+        found: Value | None = None
+        for partial, tangent in zip(self.partials(), tangents, strict=True):
+            if partial is not None and tangent is not None:
+                term = partial * tangent
+                found = term if found is None else found + term
+        return found
+
 
 class BinaryElementwise(Elementwise):
     """A map of two operands."""

@@ -264,7 +264,7 @@ def _to_odd(rounded: Array, lost: Array) -> Array:
     """The neighbour of the exact `rounded + lost` whose last bit is 1, where it is not a float itself."""
     last = np.asarray(rounded).view(f"i{rounded.dtype.itemsize}")
     moves = np.isfinite(rounded) & np.isfinite(lost) & (lost != 0) & ((last & 1) == 0)
-    outwards = (lost > 0) == (rounded > 0)
+    outwards = (lost > 0) != np.signbit(rounded)
     moved = last + np.where(outwards, 1, -1).astype(last.dtype) * moves
     return moved.astype(last.dtype).view(rounded.dtype)[()]
 
@@ -333,7 +333,7 @@ def _fma_exact(x: float, y: float, z: float) -> float:
     try:
         return numerator / (p * q * r)  # division of Python's integers is correctly rounded
     except OverflowError:
-        return math.copysign(math.inf, numerator)
+        return math.inf if numerator > 0 else -math.inf
 
 
 # --- floats to integers -----------------------------------------------------------------------------------------------
@@ -415,7 +415,7 @@ def _digamma(x: float) -> float:
         return math.inf
     parts = []
     if x < 0:
-        fraction = x - math.floor(x)
+        fraction = math.remainder(x, 1.0)  # exact, near 0 too
         if fraction == 0:
             return math.nan
         parts.append(-math.pi / math.tan(math.pi * fraction))
@@ -424,7 +424,7 @@ def _digamma(x: float) -> float:
         parts.append(-1 / x)
         x += 1
     parts += [math.log(x), -0.5 / x]
-    parts += [-c / x ** (2 * k + 2) for k, c in enumerate(_DIGAMMA)]
+    parts += [-c * (1 / x) ** (2 * k + 2) for k, c in enumerate(_DIGAMMA)]  # x itself to that power may overflow
     return math.fsum(parts)
 
 

@@ -32,7 +32,7 @@ from ..dtypes import (
     f64,
     real_of,
     u8,
-)  # fmt: skip
+)
 from ..errors import ArithmeticFault, TreadleError, TypeMismatch
 from ..loops import scalars
 from ..loops.nodes import Binary, Cast, Const, Expr, Unary
@@ -51,7 +51,7 @@ from ..value import (
     UnaryElementwise,
     Value,
     lift,
-)  # fmt: skip
+)
 
 LN2 = math.log(2.0)
 LN10 = math.log(10.0)
@@ -143,7 +143,7 @@ class Sign(Map):
     accepts = NUMBERS
 
     def evaluate(self, x: Array) -> Array:
-        return np.sign(x)
+        return np.where(x == 0, np.zeros_like(x), np.sign(x))  # ml_dtypes would keep the sign of a zero
 
     def scalar(self, *x: Expr) -> Expr:
         (value,) = x
@@ -1087,9 +1087,7 @@ class Ldexp(Map2):
         value, exponent = x
         # Beyond ±2200 every result is 0 or infinite in every type, and up to there f32 and f64 hold the integers.
         low, high = _useful_exponents(exponent.dtype)
-        whole = Binary(
-            "min", Binary("max", exponent, Const(low, exponent.dtype)), Const(high, exponent.dtype)
-        )
+        whole = Binary("min", Binary("max", exponent, Const(low, exponent.dtype)), Const(high, exponent.dtype))
         narrow = value.dtype.bits < 32
         wide = f32 if narrow else value.dtype
         shifted = Binary("exponent_shift", Cast(value, wide) if narrow else value, Cast(whole, wide))
@@ -1101,9 +1099,7 @@ class Ldexp(Map2):
 
 def _useful_exponents(dtype: DType) -> tuple[int, int]:
     low, high = (
-        (0, 2**dtype.bits - 1)
-        if dtype.kind == "uint"
-        else (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1)
+        (0, 2**dtype.bits - 1) if dtype.kind == "uint" else (-(2 ** (dtype.bits - 1)), 2 ** (dtype.bits - 1) - 1)
     )
     return max(low, -2200), min(high, 2200)
 
@@ -1153,13 +1149,9 @@ class Select(RealLinear):
 
     def check_operands(self) -> None:
         if self.predicate.dtype is not bool_:
-            raise self.refuse(
-                f"the predicate is {self.predicate.dtype}, not bool", code="TD0131", error=TypeMismatch
-            )
+            raise self.refuse(f"the predicate is {self.predicate.dtype}, not bool", code="TD0131", error=TypeMismatch)
         if self.x.dtype is not self.y.dtype:
-            raise self.refuse(
-                f"dtypes differ: {self.x.dtype} and {self.y.dtype}", code="TD0115", error=TypeMismatch
-            )
+            raise self.refuse(f"dtypes differ: {self.x.dtype} and {self.y.dtype}", code="TD0115", error=TypeMismatch)
 
     def result_dtype(self) -> DType:
         return self.x.dtype
@@ -1172,11 +1164,7 @@ class Select(RealLinear):
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         zero = lift(0, cotangent)
-        return (
-            Select(self.predicate, cotangent, zero)
-            if operand == 1
-            else Select(self.predicate, zero, cotangent)
-        )
+        return Select(self.predicate, cotangent, zero) if operand == 1 else Select(self.predicate, zero, cotangent)
 
 
 class Clamp(Elementwise):

@@ -133,7 +133,8 @@ class Reshape(Movement):
 
     def read(self, at: tuple[Dim, ...]) -> Read:
         if any(dim == 0 for dim in self.to):
-            return Read(0, (0,) * self.x.rank)  # there is no element, and a size of 0 cannot be divided by
+            # There is no element, and a size of 0 cannot be divided by.
+            return Read(0, (0,) * self.x.rank, (), Const(_nothing(self), self.dtype))
         index: list[Dim] = []
         for mine, others in self.groups():
             place: Dim = 0
@@ -209,9 +210,7 @@ class Slice(Movement):
             )
         for axis, step in enumerate(self.step):
             if step < 1:
-                raise self.refuse(
-                    f"the step {step} of axis {axis} is not positive", code="TD0139", error=InvalidValue
-                )
+                raise self.refuse(f"the step {step} of axis {axis} is not positive", code="TD0139", error=InvalidValue)
         for axis, (size, start, stop) in enumerate(zip(self.x.shape, self.start, self.stop, strict=True)):
             if known_lt(start, 0) or known_lt(stop, start) or known_lt(size, stop):
                 raise self.refuse(
@@ -234,15 +233,21 @@ class Slice(Movement):
         return np.asarray(x[tuple(slice(*bound) for bound in bounds)]).copy()
 
     def read(self, at: tuple[Dim, ...]) -> Read:
-        return Read(
-            0, tuple(start + here * step for here, start, step in zip(at, self.start, self.step, strict=True))
-        )
+        return Read(0, tuple(start + here * step for here, start, step in zip(at, self.start, self.step, strict=True)))
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         spread = tuple(step - 1 for step in self.step)
         covered = _spread(cotangent.shape, spread)
         rest = tuple(size - a - n for size, a, n in zip(self.x.shape, self.start, covered, strict=True))
         return Pad(cotangent, _zero(cotangent), self.start, rest, spread)
+
+    def accumulate_transpose(self, into: Value, cotangent: Value, operand: int) -> Value:
+        from .indexing import add_to_block
+
+        none = (0,) * self.rank
+        spread = tuple(step - 1 for step in self.step)
+        block = Pad(cotangent, _zero(cotangent), none, none, spread) if any(spread) else cotangent
+        return add_to_block(into, block, self.start)
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         (x,) = operands
@@ -252,8 +257,7 @@ class Slice(Movement):
 def _spread(shape: Shape, interior: tuple[int, ...]) -> Shape:
     """The sizes with `interior` elements put between neighbours; 0 stays 0."""
     return tuple(
-        size if gap == 0 else maximum((size - 1) * (gap + 1) + 1, 0)
-        for size, gap in zip(shape, interior, strict=True)
+        size if gap == 0 else maximum((size - 1) * (gap + 1) + 1, 0) for size, gap in zip(shape, interior, strict=True)
     )
 
 
@@ -284,9 +288,7 @@ class Pad(Movement):
                 error=InvalidValue,
             )
         if any(gap < 0 for gap in self.interior):
-            raise self.refuse(
-                f"the interior padding {self.interior} is negative", code="TD0140", error=InvalidValue
-            )
+            raise self.refuse(f"the interior padding {self.interior} is negative", code="TD0140", error=InvalidValue)
         shape = tuple(
             low + size + high
             for low, size, high in zip(self.low, _spread(self.x.shape, self.interior), self.high, strict=True)
@@ -397,9 +399,7 @@ class Concatenate(Op):
         self.__dict__["axis"] = axis
         for other in self.xs[1:]:
             if other.dtype is not first.dtype:
-                raise self.refuse(
-                    f"dtypes differ: {first.dtype} and {other.dtype}", code="TD0115", error=TypeMismatch
-                )
+                raise self.refuse(f"dtypes differ: {first.dtype} and {other.dtype}", code="TD0115", error=TypeMismatch)
             if _without(other.shape, axis) != _without(first.shape, axis) or other.rank != first.rank:
                 raise self.refuse(
                     f"{first.type} and {other.type} differ in more than axis {axis}",
@@ -472,9 +472,7 @@ class Reverse(Movement):
         return np.flip(x, self.axes).copy()
 
     def read(self, at: tuple[Dim, ...]) -> Read:
-        return Read(
-            0, tuple(self.x.shape[i] - 1 - here if i in self.axes else here for i, here in enumerate(at))
-        )
+        return Read(0, tuple(self.x.shape[i] - 1 - here if i in self.axes else here for i, here in enumerate(at)))
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         return Reverse(cotangent, self.axes)

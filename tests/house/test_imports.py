@@ -55,6 +55,7 @@ HONEST = {
     ("ir.graph", "ir.text"): "str(graph) is its text, and Python asks the object for it",
     ("ir.value", "ir.graph"): "for types only: control ops have fields that are graphs",
     ("ir.ops.movement", "ir.ops.reduce"): "the transpose of broadcast is sum, and the transpose of sum is broadcast",
+    ("ir.ops.movement", "ir.ops.indexing"): "the cotangent of a slice is added to a block",
 }
 
 # The inner order of `ir`: a file may import what stands on a line above it. Files on one line do not see
