@@ -17,7 +17,7 @@ from ..errors import CheckFailed, InvalidValue, OutOfRange, ShapeMismatch, TypeM
 from ..types import Shape, TensorType, TupleType, Type
 from ..value import Add, Array, DimSize, Full, Get, Value, lift, replace
 from .contract import moved
-from .elementwise import Clamp, Convert, Eq, Select
+from .elementwise import Clamp, Convert, Eq, Maximum, Select
 from .families import Indexing, Tangent, normalize_axis
 from .movement import Broadcast, Iota, Promise, Reshape, Transpose, static
 from .reduce import ORDERED, stacked
@@ -330,7 +330,9 @@ class Scatter(Indexing):
         mine = Convert(Eq(self.x, self), self.dtype)
         theirs = Convert(Eq(self.updates, self._gather(self)), self.dtype)
         count = replace(self, x=mine, updates=theirs, combine="add")
-        return mine / count, theirs / self._gather(count)
+        # A dropped update reads a count of 0, and where NaN won nobody equals it: both get nothing.
+        seen = Maximum(self._gather(count), lift(1, self.updates))
+        return mine / Maximum(count, lift(1, self.x)), theirs / seen
 
     def _shares_of_product(self) -> tuple[Value, Value]:
         """The product of the others: by division where no other is 0, and 0 elsewhere."""
