@@ -210,7 +210,7 @@ def _unary_integer(w: Writer, op: str, x: Value) -> Value:
     if op == "popcount":
         if dtype is bool_:
             return x
-        return w.call("llvm.ctpop", (_unary_integer(w, "abs", x),), dtype)
+        return w.call("llvm.ctpop", (x,), dtype)
     raise refuse(op, dtype)
 
 
@@ -373,15 +373,13 @@ def _binary_float(w: Writer, op: str, x: Value, y: Value) -> Value:
         return _nextafter(w, x, y)
     if op == "exponent_shift":
         return narrowed(w, exponent_shift(w, a, b), dtype)
-    if op in ("floordiv", "mod", "rem", "truncdiv"):
+    if op in ("floordiv", "mod", "rem"):
         return narrowed(w, _divide_float(w, op, a, b), dtype)
     raise refuse(op, dtype)
 
 
 def _divide_float(w: Writer, op: str, x: Value, y: Value) -> Value:
     """NumPy's floor_divide, remainder and fmod: from the exact remainder, then mended towards the divisor's sign."""
-    if op == "truncdiv":
-        return round_to_integer(w, "trunc", w.op("fdiv", x, y))
     zero = number(0.0, x)
     rem = routines.call(w, "fmod", (x, y))
     if op == "rem":
@@ -426,7 +424,8 @@ def _nextafter(w: Writer, x: Value, y: Value) -> Value:
     tiny = w.op("or", w.op("and", bits_y, least), one)
     moved = w.select(w.op("fcmp oeq", a, zero, bool_), tiny, stepped)
     result = half_from_memory(w, moved, dtype) if dtype in HALVES else from_bits(w, moved, dtype)
-    result = w.select(w.op("fcmp oeq", a, b, bool_), y, result)
+    # Of two equal zeros C's function gives the second, NumPy's for f16 the first.
+    result = w.select(w.op("fcmp oeq", a, b, bool_), x if dtype is f16 else y, result)
     nan = w.op("fcmp uno", a, b, bool_)
     return w.select(nan, as_type(w.op("fadd", a, b), dtype), result)
 
@@ -437,6 +436,7 @@ def exponent_shift(w: Writer, x: Value, y: Value) -> Value:
     if w.target.has("scalef"):
         return routines.scalef(w, x, y)
     limit = 400.0 if dtype is f32 else 2200.0
+    nan = w.op("fcmp uno", y, number(0.0, y), bool_)
     low = w.select(w.op("fcmp ogt", y, number(-limit, y), bool_), y, number(-limit, y))
     bounded = w.select(w.op("fcmp olt", low, number(limit, y), bool_), low, number(limit, y))
     n = w.convert("fptosi", bounded, i32)
@@ -445,7 +445,7 @@ def exponent_shift(w: Writer, x: Value, y: Value) -> Value:
         exponent = w.op("add", w.convert("sext", n, i64), literal(1023, i64))
         power = from_bits(w, w.op("shl", exponent, literal(52, i64)), f64)
         product = w.op("fmul", w.convert("fpext", x, f64), power)
-        return w.convert("fptrunc", product, f32)
+        return w.select(nan, y, w.convert("fptrunc", product, f32))
     # Two steps of 2**1023, or of 2**-969, which leaves a subnormal 53 bits to be rounded by the last step alone.
     result = x
     for _ in range(2):
@@ -458,7 +458,8 @@ def exponent_shift(w: Writer, x: Value, y: Value) -> Value:
     n = w.select(w.op("icmp slt", n, literal(-1022, i32), bool_), literal(-1022, i32), n)
     n = w.select(w.op("icmp sgt", n, literal(1023, i32), bool_), literal(1023, i32), n)
     exponent = w.op("add", w.convert("sext", n, i64), literal(1023, i64))
-    return w.op("fmul", result, from_bits(w, w.op("shl", exponent, literal(52, i64)), f64))
+    power = from_bits(w, w.op("shl", exponent, literal(52, i64)), f64)
+    return w.select(nan, y, w.op("fmul", result, power))
 
 
 def fma(w: Writer, x: Value, y: Value, z: Value) -> Value:
@@ -480,7 +481,7 @@ def fma(w: Writer, x: Value, y: Value, z: Value) -> Value:
     part = w.op("fsub", total, product)
     error = w.op("fadd", w.op("fsub", product, w.op("fsub", total, part)), w.op("fsub", addend, part))
     odd = _odd_towards(w, total, error)
-    return narrowed_from_f64(w, odd, dtype)
+    return w.convert("fptrunc", odd, f32) if dtype is f32 else _half_by_odd_f32(w, odd, dtype)
 
 
 def _odd_towards(w: Writer, total: Value, error: Value) -> Value:
@@ -498,12 +499,15 @@ def _odd_towards(w: Writer, total: Value, error: Value) -> Value:
 
 def narrowed_from_f64(w: Writer, x: Value, dtype: DType) -> Value:
     """An f64 rounded to `dtype` at once. To bf16 it goes through f32, as ml_dtypes does."""
+    if dtype is f16:
+        return _half_by_odd_f32(w, x, f16)
     short = w.convert("fptrunc", x, f32)
-    if dtype is f32:
-        return short
-    if dtype is bf16:
-        return round_half(w, short, bf16)
-    # To f16 through an f32 rounded to odd: 24 bits are more than 11 + 2.
+    return short if dtype is f32 else round_half(w, short, bf16)
+
+
+def _half_by_odd_f32(w: Writer, x: Value, dtype: DType) -> Value:
+    """An f64 rounded to a half float once, through an f32 rounded to odd: 24 bits are more than 11 + 2."""
+    short = w.convert("fptrunc", x, f32)
     back = w.convert("fpext", short, f64)
     bits = bits_of(w, short)
     inexact = w.op("fcmp one", back, x, bool_)
@@ -512,7 +516,7 @@ def narrowed_from_f64(w: Writer, x: Value, dtype: DType) -> Value:
     grow = w.op("fcmp olt", size_back, w.call("llvm.fabs", (x,), f64), bool_)
     step = w.select(grow, literal(1, i32), literal(-1, i32))
     moved = w.op("add", bits, w.select(w.op("and", inexact, even), step, literal(0, i32)))
-    return round_half(w, from_bits(w, moved, f32), f16)
+    return round_half(w, from_bits(w, moved, f32), dtype)
 
 
 # --- conversions ------------------------------------------------------------------------------------------------------

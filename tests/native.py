@@ -1,0 +1,143 @@
+"""Running kernels natively in tests: emit for a target, compile, load, call, compare with the loops evaluator.
+
+The evaluator and the emitter were written apart from the same grammar, so each is the other's oracle; NumPy stands
+behind both.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from treadle.codegen import isa
+from treadle.codegen.cpus import MODELS
+from treadle.codegen.host import host
+from treadle.codegen.llvm.emit import NO_FAILURE, SITE_SHIFT, Module
+from treadle.codegen.llvm.intrinsics import UNDEFINED
+from treadle.codegen.llvm.optimize import object_code
+from treadle.ir.loops.evaluate import evaluate
+from treadle.ir.loops.nodes import Kernel
+from treadle.ir.target import Target
+from treadle.runtime.loader import LoadedObject, load
+
+
+def runs_here(target: Target) -> bool:
+    mine = host()
+    arch = "x86-64" if target.arch == "generic" else target.arch
+    return mine.arch == arch and all(feature in mine.features for feature in target.features)
+
+
+# The model targets whose code this machine runs, by name.
+RUNNABLE = {name: target for name, target in MODELS.items() if runs_here(target)}
+
+
+class Context(ctypes.Structure):
+    _fields_ = (
+        ("version", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("pool", ctypes.c_void_p),
+        ("stop", ctypes.c_void_p),
+    )
+
+
+class Compiled:
+    """Kernels of one module in memory."""
+
+    def __init__(self, kernels: Sequence[Kernel], target: Target) -> None:
+        module = Module(target)
+        for kernel in kernels:
+            module.add(kernel, linkage="external")
+        self.kernels = {kernel.name: kernel for kernel in kernels}
+        self.text = module.text()
+        code = object_code(self.text, target.triple, target.llvm_cpu, target.llvm_features)
+        self.loaded: LoadedObject = load(code, closed_list=frozenset(UNDEFINED))
+
+    def __call__(
+        self,
+        name: str,
+        args: Mapping[str, np.ndarray[Any, Any]],
+        dims: Mapping[str, int],
+        context: Context | None = None,
+        margin: int = 64,
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], tuple[int, int] | None]:
+        """The written arrays and the failure, like `evaluate`. Written arrays stand between margins of 0xA5 bytes that
+        must come back untouched."""
+        kernel = self.kernels[name]
+        arrays: dict[str, np.ndarray[Any, Any]] = {}
+        guards: dict[str, np.ndarray[Any, Any]] = {}
+        pointers = []
+        for param in kernel.params:
+            shape = tuple(size_of(dim, dims) for dim in param.shape)
+            if param.role == "in":
+                arrays[param.name] = np.ascontiguousarray(args[param.name])
+                assert arrays[param.name].shape == shape
+                pointers.append(arrays[param.name].ctypes.data)
+                continue
+            count = int(np.prod(shape, dtype=np.int64)) * param.dtype.bytes
+            raw = np.full(count + 2 * margin, 0xA5, np.uint8)
+            inside = raw[margin : margin + count]
+            if param.role == "inout":
+                inside[:] = np.ascontiguousarray(args[param.name]).view(np.uint8).reshape(-1)
+            guards[param.name] = raw
+            arrays[param.name] = inside.view(param.dtype.numpy).reshape(shape)
+            pointers.append(inside.ctypes.data)
+        fail = ctypes.c_int64(NO_FAILURE)
+        context = context or Context(1, 1, None, None)
+        function = ctypes.CFUNCTYPE(
+            None,
+            *[ctypes.c_void_p] * len(pointers),
+            *[ctypes.c_int64] * len(kernel.dims),
+            ctypes.c_void_p,
+            ctypes.c_void_p,
+        )(self.loaded.address(name))
+        function(
+            *pointers, *[dims[dim] for dim in kernel.dims], ctypes.addressof(context), ctypes.addressof(fail)
+        )
+        for name_, raw in guards.items():
+            assert (raw[:margin] == 0xA5).all(), f"written before {name_}"
+            assert (raw[len(raw) - margin :] == 0xA5).all(), f"written behind {name_}"
+        failure = None if fail.value == NO_FAILURE else (fail.value >> SITE_SHIFT, fail.value & ((1 << SITE_SHIFT) - 1))
+        return {param.name: arrays[param.name] for param in kernel.params if param.role != "in"}, failure
+
+
+def size_of(dim: object, dims: Mapping[str, int]) -> int:
+    from treadle.ir.dims import evaluate as evaluate_dim
+
+    return evaluate_dim(dim, dims)  # type: ignore[arg-type]
+
+
+def same(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Where two arrays agree: bit for bit, but any NaN is as good as another."""
+    assert x.dtype == y.dtype and x.shape == y.shape
+    bits = x.view(np.uint8).reshape(*x.shape, -1) if x.ndim else x.reshape(1).view(np.uint8)
+    other = y.view(np.uint8).reshape(*y.shape, -1) if y.ndim else y.reshape(1).view(np.uint8)
+    equal = (bits == other).all(-1)
+    if x.dtype.kind in "fcV":
+        wide = np.float64 if x.dtype.kind != "c" else x.dtype
+        with np.errstate(all="ignore"):
+            equal = equal | (np.isnan(x.astype(wide)) & np.isnan(y.astype(wide)))
+    return np.asarray(equal)
+
+
+def check_against_evaluator(
+    compiled: Compiled,
+    name: str,
+    args: Mapping[str, np.ndarray[Any, Any]],
+    dims: Mapping[str, int],
+    context: Context | None = None,
+) -> None:
+    """Native and evaluated agree on every written array and on whether and where the kernel fails."""
+    expected, failed = evaluate(compiled.kernels[name], args, dims, isa.meanings())
+    found, site = compiled(name, args, dims, context)
+    assert (site[0] if site else None) == (failed[0] if failed else None)
+    for key, want in expected.items():
+        agree = same(found[key], want)
+        if not agree.all():
+            where = tuple(int(axis[0]) for axis in np.nonzero(~np.atleast_1d(agree)))
+            raise AssertionError(
+                f"{name}: {key}{list(where)} is {np.atleast_1d(found[key])[where]!r}, "
+                f"evaluated {np.atleast_1d(want)[where]!r}; {int((~agree).sum())} of {agree.size} differ"
+            )
