@@ -1,0 +1,511 @@
+"""The driver: the only file that knows passes, codegen and runtime.
+
+A traced graph goes through the pipeline, becomes a program, its kernels become loops, LLVM text, an object; the object
+is loaded in process and wrapped in a checked callable. Each stage keeps what it made, so that every text can be shown.
+What a cached object needs to run (the manifest) travels with it: a warm start does none of this work again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import json
+import platform
+import struct
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..ir.dims import show as show_dim
+from ..ir.errors import InvalidValue, TreadleError
+from ..ir.fingerprint import fingerprint
+from ..ir.graph import Graph
+from ..ir.program import Call, KernelDef, Program, Statement
+from ..ir.program_text import show as show_program
+from ..ir.target import Target
+from ..ir.text import digest
+from ..ir.types import TensorType
+from ..ir.value import Array, Constant
+from ..runtime import artifact as artifacts
+from ..runtime import interrupt, loader
+from ..runtime.cache import ObjectCache
+from ..runtime.executable import CallContext, Executable
+from ..runtime.signature import Failure, Signature
+from ..runtime.threads import default_threads
+from .options import Options, config
+from .tree import TreeDef
+
+if TYPE_CHECKING:
+    from ..ir.loops.nodes import Kernel
+    from ..passes.manager import Context, Step
+    from .jit import Traced
+
+VERSION = 1  # of everything that decides what is compiled; part of the cache's key
+
+
+@dataclass
+class Timings:
+    """Seconds spent in each stage of one compilation, in order."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def __str__(self) -> str:
+        total = sum(self.seconds.values())
+        parts = ", ".join(f"{name} {seconds * 1e3:.1f}" for name, seconds in self.seconds.items())
+        return f"{total * 1e3:.1f} ms ({parts})"
+
+
+class _Kernels:
+    """What passes may ask of the code generator, answered for one target."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def accepts(self, group: Graph) -> bool:
+        from ..codegen.kernels import choose
+
+        return choose.accepts(group, self.target)
+
+    def keeps(self, op: Any) -> bool:
+        from ..codegen.kernels import choose
+
+        return choose.keeps(op, self.target)
+
+
+class Compilation:
+    """One graph on its way to an object, for one target. Stages are made when asked for, once."""
+
+    def __init__(self, graph: Graph, target: Target, *, check: bool = False, donated: Sequence[tuple[int, int]] = ()) -> None:
+        self.graph = graph
+        self.target = target
+        self.check = check
+        self.donated = tuple(donated)
+        self.timings = Timings()
+
+    @cached_property
+    def context(self) -> Context:
+        from ..passes.manager import Context
+
+        return Context(self.target, _Kernels(self.target), self.check)
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        from ..passes.pipelines import DEFAULT
+
+        with self.timings.stage("passes"):
+            return DEFAULT.run(self.graph, self.context)
+
+    @property
+    def optimized(self) -> Graph:
+        return self.steps[-1].after if self.steps else self.graph
+
+    @cached_property
+    def planned(self) -> tuple[Program, tuple[Array, ...]]:
+        from ..passes.buffers import to_program
+
+        graph = self.optimized
+        with self.timings.stage("plan"):
+            return to_program(graph, self.context, donated=self.donated)
+
+    @property
+    def program(self) -> Program:
+        return self.planned[0]
+
+    @property
+    def constants(self) -> tuple[Array, ...]:
+        return self.planned[1]
+
+    @cached_property
+    def kernels(self) -> dict[str, Kernel]:
+        """The scheduled loops of every kernel, by name."""
+        from ..codegen.kernels import choose
+
+        definitions = self.program.kernels
+        with self.timings.stage("schedule"):
+            return {definition.name: choose.kernel(definition, self.target) for definition in definitions}
+
+    def llvm(self, interface: str | None = None) -> str:
+        """The module's text; with `interface`, the C functions of an artifact of that name are in it too."""
+        from ..codegen.llvm import assemble
+
+        kernels = self.kernels
+        with self.timings.stage("emit"):
+            return assemble.module_text(self.program, kernels, self.target, interface=interface)
+
+    def object_code(self, interface: str | None = None) -> bytes:
+        from ..codegen.llvm.optimize import object_code
+
+        text = self.llvm(interface)
+        with self.timings.stage("codegen"):
+            return object_code(text, self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
+
+    def asm(self) -> str:
+        from ..codegen.llvm.optimize import assembly
+
+        return assembly(self.llvm(), self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
+
+    @cached_property
+    def failures(self) -> list[Failure]:
+        """What each failure site of the program means, in the order in which the entry numbers them."""
+        return [failure_of(error) for call in calls_of(self.program.body) for error in call.sites]
+
+    def text(self, stage: str) -> str:
+        """`graph`, `graph:PASS`, `program`, `loops`, `llvm` or `asm`."""
+        from ..ir.loops.text import show as show_kernel
+
+        name, _, pass_name = stage.partition(":")
+        match name:
+            case "graph" if pass_name:
+                for step in self.steps:
+                    if step.name.split("(")[0] == pass_name:
+                        return str(step.after)
+                known = ", ".join(step.name for step in self.steps)
+                raise InvalidValue(f"no pass {pass_name!r} in this pipeline; it has {known}", code="TD0630")
+            case "graph":
+                return str(self.graph)
+            case "program":
+                return show_program(self.program)
+            case "loops":
+                return "\n".join(show_kernel(kernel) for kernel in self.kernels.values())
+            case "llvm":
+                return self.llvm()
+            case "asm":
+                return self.asm()
+        raise InvalidValue(
+            f"no stage is called {stage!r}; there are graph, graph:PASS, program, loops, llvm, asm", code="TD0631"
+        )
+
+
+def calls_of(body: Sequence[Statement]) -> Iterator[Call]:
+    """The calls of a program in the order of its text."""
+    for statement in body:
+        if isinstance(statement, Call):
+            yield statement
+            continue
+        for part in ("condition", "body"):
+            yield from calls_of(getattr(statement, part, ()))
+        for branch in getattr(statement, "branches", ()):
+            yield from calls_of(branch)
+
+
+def failure_of(error: TreadleError) -> Failure:
+    """An error of ours as the runtime carries it: the builtin to raise, the code, the message with the user's line."""
+    builtins = ("IndexError", "ValueError", "ArithmeticError", "TypeError")
+    kind = next((b.__name__ for b in type(error).__mro__ if b.__name__ in builtins), "RuntimeError")
+    lines = [error.message]
+    if error.location is not None:
+        lines.append(error.location.excerpt())
+    if error.edit:
+        lines.append(f"  edit: {error.edit}")
+    return Failure(kind, error.code, "\n".join(lines))
+
+
+def target_named(name: str) -> Target:
+    """`host`, a known CPU or model target, or a target's text."""
+    if name == "host":
+        from ..codegen.host import host
+
+        return host()
+    from ..codegen.cpus import MODELS, cpu, names
+    from ..ir.target import parse
+
+    if name in MODELS:
+        return MODELS[name]
+    return cpu(name) if name in names() else parse(name)
+
+
+@dataclass
+class Stats:
+    """What compiling has cost this process: `td.stats()`."""
+
+    compiles: int = 0
+    disk_hits: int = 0
+    kernels: int = 0
+    timings: Timings = field(default_factory=Timings)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.compiles} compiled, {self.disk_hits} loaded from disk, {self.kernels} kernels; {self.timings}"
+        )
+
+
+_stats = Stats()
+
+
+def stats() -> Stats:
+    """Counts and seconds of all compilations of this process so far."""
+    return _stats
+
+
+def disk_cache(options: Options) -> ObjectCache | None:
+    return ObjectCache(options.cache_dir, options.cache_limit) if options.cache else None
+
+
+# One file of the disk cache: the length of a JSON header, the header, the object, the folded constants.
+_LENGTH = struct.Struct("<QQ")
+
+
+@dataclass(frozen=True)
+class Built:
+    """An object and what is needed to run it. `constants` are (digest, type text) in the order of the slots; those
+    that passes made, and the graph does not hold, are in `folded` by digest."""
+
+    code: bytes
+    manifest: dict[str, Any]
+    folded: dict[str, Array]
+
+    def pack(self) -> bytes:
+        table = [[name, array.dtype.str, list(array.shape)] for name, array in self.folded.items()]
+        header = json.dumps({"manifest": self.manifest, "folded": table}, separators=(",", ":")).encode()
+        blobs = b"".join(np.ascontiguousarray(array).tobytes() for array in self.folded.values())
+        return _LENGTH.pack(len(header), len(self.code)) + header + self.code + blobs
+
+    @staticmethod
+    def unpack(data: bytes) -> Built:
+        header_bytes, code_bytes = _LENGTH.unpack_from(data)
+        at = _LENGTH.size
+        header = json.loads(data[at : at + header_bytes])
+        at += header_bytes
+        code = data[at : at + code_bytes]
+        at += code_bytes
+        folded: dict[str, Array] = {}
+        for name, dtype, shape in header["folded"]:
+            kind = np.dtype(dtype)
+            count = int(np.prod(shape, dtype=np.int64))
+            folded[name] = np.frombuffer(data, kind, count, at).reshape(shape)
+            at += count * kind.itemsize
+        return Built(code, header["manifest"], folded)
+
+
+def manifest_of(compilation: Compilation) -> dict[str, Any]:
+    """How to call the program, as JSON: what the cache and the saved model carry."""
+    from ..passes.cost import cost_of
+
+    program = compilation.program
+    # Symbolic sizes are not known here; their least is a floor, and short calls are the ones that matter.
+    sizes = {dim.name: max(dim.low, 1) for dim in program.dims}
+
+    def row(label: str, given: TensorType) -> dict[str, Any]:
+        shape = [size if isinstance(size, int) else show_dim(size) for size in given.shape]
+        return {"path": label, "dtype": given.dtype.name, "shape": shape}
+
+    return {
+        "inputs": [row(b.label, b.type) for b in program.inputs],
+        "outputs": [row(b.label, b.type) for b in program.outputs],
+        "dims": [{"name": d.name, "low": d.low, "high": d.high, "multiple_of": d.multiple_of} for d in program.dims],
+        "donated": [[argument, result] for result, argument in program.donated],
+        "lenient": False,
+        "failures": [list(failure) for failure in compilation.failures],
+        "cpu_features": list(compilation.target.features),
+        "target": str(compilation.target),
+        "constants": [b.label for b in program.constants],
+        "kernels": len(program.kernels),
+        "seconds": cost_of(program, sizes).seconds(compilation.target),
+        "parallel": "parallel(" in compilation.text("loops"),
+        "arena_bytes": _number(program.arena_bytes),
+        "lower_bound": _number(program.lower_bound),
+    }
+
+
+def _number(size: Any) -> int | str:
+    return size if isinstance(size, int) else show_dim(size)
+
+
+def key_of(graph: Graph, target: Target, donated: Sequence[tuple[int, int]]) -> str:
+    """The key of a compiled graph on disk."""
+    return fingerprint(graph, str(VERSION), str(target), repr(tuple(donated)), repr([p.label for p in graph.params]))
+
+
+def graph_constants(graph: Graph) -> dict[str, Array]:
+    """Constants of a graph by digest."""
+    from ..ir.forms import everywhere
+
+    return {digest(v): v.data for v in everywhere(graph) if isinstance(v, Constant)}
+
+
+def build(compilation: Compilation) -> Built:
+    """All the way to an object."""
+    code = compilation.object_code()
+    known = graph_constants(compilation.graph)
+    folded = {
+        buffer.label: array
+        for buffer, array in zip(compilation.program.constants, compilation.constants, strict=True)
+        if buffer.label not in known
+    }
+    return Built(code, manifest_of(compilation), folded)
+
+
+@dataclass
+class Executed:
+    """A built program in this process, ready to be called on leaves."""
+
+    graph: Graph
+    built: Built
+    executable: Executable
+    compilation: Compilation
+    constants: tuple[Array, ...]
+    from_disk: bool
+
+
+def prepare(graph: Graph, *, donated: Sequence[tuple[int, int]] = (), lenient: bool = False, options: Options | None = None) -> Executed:
+    """Compile a graph, or find it on disk, and load it."""
+    options = options or config.current
+    compilation = Compilation(graph, target_named(options.target), check=options.check, donated=donated)
+    cache = disk_cache(options)
+    key = key_of(graph, compilation.target, donated)
+    data = cache.get(key) if cache is not None else None
+    if data is not None:
+        built = Built.unpack(data)
+        _stats.disk_hits += 1
+    else:
+        built = build(compilation)
+        _stats.compiles += 1
+        _stats.kernels += len(compilation.program.kernels)
+        if cache is not None:
+            cache.put(key, built.pack())
+    with compilation.timings.stage("load"):
+        loaded = loader.load(built.code)
+        known = {**graph_constants(graph), **built.folded}
+        constants = tuple(aligned(known[name]) for name in built.manifest["constants"])
+        executable = Executable(
+            Signature.from_manifest({**built.manifest, "lenient": lenient}),
+            loaded.address("treadle_entry"),
+            loaded.address("treadle_arena_bytes"),
+            constants=[array.ctypes.data for array in constants],
+            failures=[Failure(*row) for row in built.manifest["failures"]],
+            pool=pool_address,
+            threads=lambda: config.current.num_threads or default_threads(),
+            keep=(loaded, constants),
+        )
+    for name, seconds in compilation.timings.seconds.items():
+        _stats.timings.seconds[name] = _stats.timings.seconds.get(name, 0.0) + seconds
+    if options.debug & 1:
+        source = "disk" if data is not None else "compiled"
+        print(f"treadle: {graph.name}: {source}, {compilation.timings}", file=sys.stderr)
+    return Executed(graph, built, executable, compilation, constants, data is not None)
+
+
+def aligned(array: Array) -> Array:
+    """The array itself when its data is 64-byte aligned, else a copy that is: what kernels may rely on for constants."""
+    if array.ctypes.data % 64 == 0 and array.flags.c_contiguous:
+        return array
+    room = np.empty(array.nbytes + 64, np.uint8)
+    start = -room.ctypes.data % 64
+    copy = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
+    copy[...] = array
+    copy.flags.writeable = False
+    return copy
+
+
+LONG_SECONDS = 5e-6  # calls predicted to take longer let other Python threads run meanwhile
+
+
+def install_context(executed: Executed, threads: int | None) -> dict[str, Any]:
+    """What a dispatch record needs beside the executable: the context of its calls, and whether they are long."""
+    wanted = threads or config.current.num_threads or default_threads()
+    pool = pool_address(wanted) if wanted > 1 and executed.built.manifest["parallel"] else 0
+    context = CallContext(1, wanted if pool else 1, pool or None, interrupt.stop_word() or None)
+    return {
+        "context": ctypes.addressof(context),
+        "keep": context,
+        "release_gil": executed.built.manifest["seconds"] > LONG_SECONDS,
+    }
+
+
+def pool_address(threads: int) -> int:
+    """The process's thread pool, made at the first call that wants more than one thread."""
+    from ..runtime.threads import pool
+
+    return pool(_pool_object, threads - 1)
+
+
+def _pool_object() -> bytes:
+    """The thread pool's object code, from disk when it is there."""
+
+    def text() -> str:
+        from ..codegen.host import host
+        from ..codegen.llvm.pool import pool_module
+
+        return pool_module(host().triple)
+
+    return own_object("pool", text)
+
+
+def dispatch_object(numbers: Mapping[str, int]) -> bytes:
+    """The dispatch routine's object code for these layouts, from disk when it is there."""
+
+    def text() -> str:
+        from ..codegen.llvm.vectorcall import vectorcall_module
+
+        return vectorcall_module(numbers)
+
+    return own_object(f"dispatch {sorted(numbers.items())}", text)
+
+
+def own_object(what: str, text: Callable[[], str]) -> bytes:
+    """Code of ours that belongs to no program: compiled for any CPU of this architecture, once per cache."""
+    cache = disk_cache(config.current)
+    key = hashlib.sha256(f"{VERSION} {platform.machine()} {what}".encode()).hexdigest()
+    found = cache.get(key) if cache is not None else None
+    if found is None:
+        from ..codegen.host import host
+        from ..codegen.llvm.optimize import object_code
+
+        found = object_code(text(), host().triple, "x86-64" if host().arch == "x86-64" else "generic", "")
+        if cache is not None:
+            cache.put(key, found)
+    return found
+
+
+def compile_trace(traced: Traced) -> Any:
+    """A compiled function for a trace."""
+    from .compiled import Compiled
+
+    return Compiled.of(traced)
+
+
+def save(
+    executed: Executed,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    extra: Mapping[str, Any],
+    header: bool = False,
+    loader: bool = False,
+) -> None:
+    """Write a compiled program as a saved model, and beside it what was asked for."""
+    from ..ir.text import show
+
+    stem = name or Path(path).stem.replace("-", "_").replace(".", "_")
+    compilation = executed.compilation
+    program = compilation.program
+    artifacts.write(
+        path,
+        object_code=compilation.object_code(interface=stem),
+        manifest={**executed.built.manifest, **extra},
+        texts={"program": compilation.text("program"), "graph": show(compilation.graph)},
+        constants=[(b.label, array) for b, array in zip(program.constants, executed.constants, strict=True)],
+        name=stem,
+    )
+
+
+def tree_json(structure: TreeDef) -> Any:
+    return structure.to_json()
+
+
+__all__ = ["Compilation", "Executed", "KernelDef", "prepare", "save", "stats"]
