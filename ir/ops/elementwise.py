@@ -1,12 +1,14 @@
 """Maps: unary and binary functions, comparisons, select, clamp, conversions.
 
-Each member says what it computes on numbers (`evaluate`), on one scalar of a loop (`scalar`) and what its derivative is
-(`partials`, or `transpose` for those that are linear over the reals only). The two meanings are written apart and compared
-by tests. Derivatives are free of NaN wherever a limit exists: at zeros, ties and infinities the numbers are chosen before
-they meet (a select after the fact would still propagate the NaN of the branch not taken).
+Each member says what it computes on numbers (`evaluate`), on one scalar of a loop (`scalar`) and what its
+derivative is (`partials`, or `transpose` for those that are linear over the reals only). The two meanings are
+written apart and compared by tests. Derivatives are free of NaN wherever a limit exists: at zeros, ties and
+infinities the numbers are chosen before they meet (a select after the fact would still propagate the NaN of the
+branch not taken).
 
-Of complex functions the derivative is the complex one; `Abs` and `Sign`, which have none, give tangents as functions of the
-real and imaginary parts. Cotangents pair with tangents as Re(cotangent * tangent), JAX's convention.
+Of complex functions the derivative is the complex one; `Abs` and `Sign`, which have none, give tangents as
+functions of the real and imaginary parts. Cotangents pair with tangents as Re(cotangent * tangent), JAX's
+convention.
 """
 
 from __future__ import annotations
@@ -101,8 +103,9 @@ class Map2(BinaryElementwise):
 
 
 class RealLinear(Elementwise):
-    """Maps that are linear over the reals in the operands named in `linear`, all together. Their derivative is their
-    `transpose`: a product with a partial would not do, since the type changes or the map is not complex-differentiable."""
+    """Maps that are linear over the reals in the operands named in `linear`, all together. Their derivative is
+    their `transpose`: a product with a partial would not do, since the type changes or the map is not
+    complex-differentiable."""
 
     joint = True
 
@@ -114,7 +117,7 @@ class RealLinear(Elementwise):
 
 
 class Abs(Map):
-    """|x|; the modulus of a complex number, which is real. abs(INT_MIN) wraps to INT_MIN. The derivative at 0 is 0."""
+    """|x|; the modulus of a complex number, which is real. The least integer wraps to itself. Derivative 0 at 0."""
 
     accepts = NUMBERS
 
@@ -138,7 +141,7 @@ class Abs(Map):
 
 
 class Sign(Map):
-    """-1, 0 or 1, NaN for NaN, 0 for both zeros; x / |x| for complex numbers, where infinities point along an axis."""
+    """-1, 0 or 1, NaN for NaN, 0 for both zeros; x / |x| for complex numbers, infinities along an axis."""
 
     accepts = NUMBERS
 
@@ -195,7 +198,8 @@ def _complex_sign(value: Expr) -> Expr:
 
 
 class Rounding(Map):
-    """To whole numbers; piecewise constant, so there is no derivative. Infinities and NaN are kept, zeros keep their sign."""
+    """To whole numbers; piecewise constant, so there is no derivative. Infinities and NaN are kept, zeros keep
+    their sign."""
 
 
 class Floor(Rounding):
@@ -308,7 +312,7 @@ class Expm1(Map):
 
 
 class Log(Map):
-    """The natural logarithm: -inf at both zeros, NaN below, inf at inf. Complex: the branch is cut along (-inf, 0]."""
+    """The natural logarithm: -inf at both zeros, NaN below, inf at inf. Complex: cut along (-inf, 0]."""
 
     accepts = INEXACT
 
@@ -757,9 +761,9 @@ class Complex(RealLinear):
 
 
 class Pow(Map2):
-    """x**y. Integers by repeated products that wrap; a negative exponent of signed integers fails at run time, as in NumPy.
-    Floats: x**0 and 1**y are 1, also for NaN; negative x gives NaN unless y is whole. Derivative: 0 in x where y is 0, and
-    0 in y where x or the result is 0."""
+    """x**y. Integers by repeated products that wrap; a negative exponent of signed integers fails at run time, as
+    in NumPy. Floats: x**0 and 1**y are 1, also for NaN; negative x gives NaN unless y is whole. Derivative: 0 in
+    x where y is 0, and 0 in y where x or the result is 0."""
 
     accepts = NUMBERS
 
@@ -819,7 +823,7 @@ class Mod(Map2):
 
 
 class Rem(Map2):
-    """The remainder with the sign of the dividend, x - trunc(x/y)*y, exact for floats. Integer division by zero gives 0."""
+    """The remainder with the sign of the dividend, x - trunc(x/y)*y, exact for floats. 0 for integers by 0."""
 
     accepts = (*INTEGERS, *FLOATS)
 
@@ -831,7 +835,7 @@ class Rem(Map2):
 
 
 class FloorDiv(Map2):
-    """floor(x / y), by NumPy's rule for floats (consistent with `Mod`). Integers: 0 where y is 0, and INT_MIN // -1 wraps."""
+    """floor(x / y), for floats consistent with `Mod`. Integers by 0 give 0, the least one by -1 wraps."""
 
     primitive = "floordiv"
     accepts = (*INTEGERS, *FLOATS)
@@ -841,8 +845,9 @@ class FloorDiv(Map2):
 
 
 class Extremum(Map2):
-    """The greater or the lesser operand. Equal operands, zeros of both signs among them, give the second and share the
-    derivative equally. Complex numbers are ordered by their real, then their imaginary part, as in NumPy."""
+    """The greater or the lesser operand. Equal operands, zeros of both signs among them, give the second and
+    share the derivative equally. Complex numbers are ordered by their real, then their imaginary part, as in
+    NumPy."""
 
     accepts = ARITHMETIC
     greatest: ClassVar[bool]
@@ -981,8 +986,8 @@ class ShiftRight(Map2):
 
 
 class Atan2(Map2):
-    """The angle of the point (y, x) in [-pi, pi]: `x` is the ordinate, as in NumPy. Signed zeros and infinities as in C99.
-    The derivative at the origin and at infinity is 0."""
+    """The angle of the point (y, x) in [-pi, pi]: `x` is the ordinate, as in NumPy. Signed zeros and infinities
+    as in C99. The derivative at the origin and at infinity is 0."""
 
     accepts = FLOATS
 
@@ -999,7 +1004,8 @@ class Atan2(Map2):
 
 
 class Hypot(Map2):
-    """sqrt(x*x + y*y) without overflow; inf if either is infinite, even beside NaN. The derivative at the origin is 0."""
+    """sqrt(x*x + y*y) without overflow; inf if either is infinite, even beside NaN. The derivative at the origin
+    is 0."""
 
     accepts = FLOATS
 
@@ -1194,8 +1200,9 @@ class Clamp(Elementwise):
 
 
 class Convert(RealLinear):
-    """The same number in another type, with NumPy's result for every input: integers wrap, floats lose their fraction, the
-    imaginary part is dropped, everything but 0 is True. Out-of-range floats become what NumPy makes of them here."""
+    """The same number in another type, with NumPy's result for every input: integers wrap, floats lose their
+    fraction, the imaginary part is dropped, everything but 0 is True. Out-of-range floats become what NumPy makes
+    of them here."""
 
     x: Value
     to: DType

@@ -1,9 +1,9 @@
 """Ops that only move elements: broadcast, reshape, transpose, slice, pad, concatenate, reverse, copy; and iota.
 
-Every result element is one operand element or a fill, read at an affine position (through `//` and `%` where a reshape
-needs them), so each is its own structure and fuses into its readers. All are linear, of any dtype, and shape rules work
-for known and symbolic sizes alike. A slice or a crop that is not provably outside is accepted: `requires()` lists what the
-sizes must keep, for the graph's checker and the entry.
+Every result element is one operand element or a fill, read at an affine position (through `//` and `%` where a
+reshape needs them), so each is its own structure and fuses into its readers. All are linear, of any dtype, and
+shape rules work for known and symbolic sizes alike. A slice or a crop that is not provably outside is accepted:
+`requires()` lists what the sizes must keep, for the graph's checker and the entry.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def _steps(extent: Dim, step: int) -> Dim:
 
 
 class Broadcast(Movement):
-    """Repeat `x` along new axes: its axis i becomes axis `axes[i]` of a result of shape `to`. Nothing of size 1 stretches."""
+    """Repeat `x` along new axes: its axis i becomes axis `axes[i]` of a result of shape `to`. Nothing of size 1
+    stretches."""
 
     to: Shape
     axes: tuple[int, ...]
@@ -106,7 +107,8 @@ class Reshape(Movement):
         _no_negative_size(self, self.to)
         if product(self.to) != self.x.tensor.size:
             raise self.refuse(
-                f"{self.x.type} has {show(self.x.tensor.size)} elements, {spelled(self.to)} has {show(product(self.to))}",
+                f"{self.x.type} has {show(self.x.tensor.size)} elements, "
+                f"{spelled(self.to)} has {show(product(self.to))}",
                 code="TD0136",
                 error=ShapeMismatch,
             )
@@ -116,14 +118,15 @@ class Reshape(Movement):
         return x.reshape(static(self.to)).copy()
 
     def groups(self) -> tuple[tuple[range, range], ...]:
-        """The shapes cut into the shortest runs of axes of equal size: (axes of x, axes of the result). A run of one axis on
-        either side moves no element between axes, so positions stay affine where they can."""
+        """The shapes cut into the shortest runs of axes of equal size: (axes of x, axes of the result). A run of
+        one axis on either side moves no element between axes, so positions stay affine where they can."""
         before, after = [_running(shape) for shape in (self.x.shape, self.to)]
         groups: list[tuple[range, range]] = []
         i = j = 0
         for end in range(1, len(before)):
             meeting = next((k for k in range(j, len(after)) if after[k] == before[end]), None)
-            # A run of x with nothing on the other side holds ones alone; it waits for company, unless it ends the shape.
+            # A run of x with nothing on the other side holds ones alone; it waits for company, unless it ends
+            # the shape.
             if meeting is not None:
                 groups.append((range(i, end), range(j, meeting)))
                 i, j = end, meeting
@@ -194,7 +197,8 @@ class Transpose(Movement):
 
 
 class Slice(Movement):
-    """The elements at start, start + step ... below stop, along every axis; 0 <= start <= stop <= size and step >= 1."""
+    """The elements at start, start + step ... below stop, along every axis; 0 <= start <= stop <= size and step
+    >= 1."""
 
     start: Shape
     stop: Shape
@@ -204,7 +208,8 @@ class Slice(Movement):
         rank = self.x.rank
         if not len(self.start) == len(self.stop) == len(self.step) == rank:
             raise self.refuse(
-                f"start, stop and step have {len(self.start)}, {len(self.stop)} and {len(self.step)} entries for {rank} axes",
+                f"start, stop and step have {len(self.start)}, {len(self.stop)} and {len(self.step)} entries "
+                f"for {rank} axes",
                 code="TD0138",
                 error=InvalidValue,
             )
@@ -262,8 +267,8 @@ def _spread(shape: Shape, interior: tuple[int, ...]) -> Shape:
 
 
 class Pad(Movement):
-    """`x` with `interior` copies of the scalar `value` between neighbours, `low` before and `high` after, along every axis.
-    A negative `low` or `high` crops what the interior padding made."""
+    """`x` with `interior` copies of the scalar `value` between neighbours, `low` before and `high` after, along
+    every axis. A negative `low` or `high` crops what the interior padding made."""
 
     value: Value
     low: Shape
@@ -283,7 +288,8 @@ class Pad(Movement):
         rank = self.x.rank
         if not len(self.low) == len(self.high) == len(self.interior) == rank:
             raise self.refuse(
-                f"low, high and interior have {len(self.low)}, {len(self.high)} and {len(self.interior)} entries for {rank} axes",
+                f"low, high and interior have {len(self.low)}, {len(self.high)} and {len(self.interior)} entries "
+                f"for {rank} axes",
                 code="TD0140",
                 error=InvalidValue,
             )
@@ -388,7 +394,7 @@ class Concatenate(Op):
     joint = True
 
     @property
-    def linear(self) -> tuple[int, ...]:  # type: ignore[override]  # of this instance: it has as many operands as given
+    def linear(self) -> tuple[int, ...]:  # type: ignore[override]  # it has as many operands as it is given
         return tuple(range(len(self.xs)))
 
     def result(self) -> Type:
@@ -507,7 +513,8 @@ class Iota(Op):
 
 
 class Copy(Movement):
-    """The same elements in memory of their own: what `order` inserts where an update would overwrite what is still read."""
+    """The same elements in memory of their own: what `order` inserts where an update would overwrite what is
+    still read."""
 
     def result(self) -> Type:
         return self.x.tensor

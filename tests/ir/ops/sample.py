@@ -27,9 +27,9 @@ Inputs = Callable[[np.random.Generator], list[np.ndarray]]
 class Sample:
     """`build()` gives a graph whose first result is (a `Get` of) the op; `inputs(rng)` its arguments.
 
-    `ulp` and `atol` bound the distance of any other implementation from the op's own `evaluate`, see `agree`. `smooth`
-    rows have inputs of f64 or c128 near which the op is differentiable, so that differences tell its derivative. `sizes`
-    are the values that the inputs give to symbolic sizes.
+    `ulp` and `atol` bound the distance of any other implementation from the op's own `evaluate`, see `agree`.
+    `smooth` rows have inputs of f64 or c128 near which the op is differentiable, so that differences tell its
+    derivative. `sizes` are the values that the inputs give to symbolic sizes.
     """
 
     op: str
@@ -72,7 +72,9 @@ def at_sizes(text: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(int(size) for size in kind(text).substitute(dict(sizes)).shape)  # type: ignore[arg-type]
 
 
-def draw(rng: np.random.Generator, dtype: DType, shape: Sequence[int], low: float = -2.0, high: float = 2.0) -> np.ndarray:
+def draw(
+    rng: np.random.Generator, dtype: DType, shape: Sequence[int], low: float = -2.0, high: float = 2.0
+) -> np.ndarray:
     """Random numbers of a dtype: floats in [low, high), both parts of complex ones, small integers, coin tosses."""
     shape = tuple(shape)
     if dtype.kind == "bool":
@@ -112,8 +114,9 @@ def last_place(size: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def agree(got: np.ndarray, want: np.ndarray, ulp: float = 0.0, atol: float = 0.0, about: object = "") -> None:
-    """Assert that both are the same array: type, shape, and every element. NaN is NaN, and zeros have their sign; with
-    `ulp` finite elements may be so many last places of the wanted value apart, or `atol` (complex: of its modulus)."""
+    """Assert that both are the same array: type, shape, and every element. NaN is NaN, and zeros have their sign;
+    with `ulp` finite elements may be so many last places of the wanted value apart, or `atol` (complex: of its
+    modulus)."""
     got, want = np.asarray(got), np.asarray(want)
     assert got.dtype == want.dtype, f"{about}: {got.dtype} instead of {want.dtype}"
     assert got.shape == want.shape, f"{about}: shape {got.shape} instead of {want.shape}"
@@ -135,7 +138,9 @@ def agree(got: np.ndarray, want: np.ndarray, ulp: float = 0.0, atol: float = 0.0
     if not np.all(right):
         place = tuple(int(i[0]) for i in np.nonzero(~np.asarray(right)))
         count = int(np.size(right) - np.count_nonzero(right))
-        raise AssertionError(f"{about}: {count} of {np.size(right)} differ, at {place}: {got[place]!r} instead of {want[place]!r}")
+        raise AssertionError(
+            f"{about}: {count} of {np.size(right)} differ, at {place}: {got[place]!r} instead of {want[place]!r}"
+        )
 
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -160,9 +160,8 @@ def test_transposes_satisfy_the_inner_product(op: str) -> None:
                 for i, a in enumerate(arrays)
             ]
             (pushed,) = evaluate(graph, *alone)
-            np.testing.assert_allclose(
-                np.sum(pushed * c).real, np.sum(alone[operand] * pulled).real, rtol=1e-12, atol=1e-12, err_msg=str(sample)
-            )
+            left, right = np.sum(pushed * c).real, np.sum(alone[operand] * pulled).real
+            np.testing.assert_allclose(left, right, rtol=1e-12, atol=1e-12, err_msg=str(sample))
 
 
 def parts(value: Value) -> tuple[Value, ...]:
@@ -171,29 +170,35 @@ def parts(value: Value) -> tuple[Value, ...]:
     return (value,) if isinstance(kind, TensorType) else tuple(Get(value, i) for i in range(len(kind.elements)))
 
 
+def turned(array: np.ndarray) -> np.ndarray:
+    """The same elements in another order: a second member for a batch."""
+    return np.flip(array)
+
+
 @pytest.mark.parametrize("op", [op for op in BY_OP if issubclass(OPS[op], Op)])
 def test_batches_are_stacks_of_single_calls(op: str) -> None:
     """vmap by an op's own rule must be what a Python loop over the batch gives."""
     for sample in BY_OP[op]:
         graph, value = subject(sample)
-        if not isinstance(value, Op) or not value.operands or not all(isinstance(v.type, TensorType) for v in value.operands):
+        operands = value.operands
+        if not operands or not all(isinstance(v.type, TensorType) for v in operands):
             continue
+        assert isinstance(value, Op)
         arrays = operands_of(graph, value, sample.arrays())
+        given = tuple(Parameter(f"y{i}", v.tensor) for i, v in enumerate(operands))
+        single = Graph("single", given, parts(value.with_operands(given)), graph.dims)
         for batched in itertools.product((False, True), repeat=len(arrays)):
-            if not any(batched):
-                continue
             params = tuple(
-                Parameter(f"x{i}", v.tensor.with_shape((2, *v.shape)) if moved else v.tensor)
-                for i, (v, moved) in enumerate(zip(value.operands, batched, strict=True))
+                Parameter(f"x{i}", v.tensor.with_shape((2, *v.shape)) if here else v.tensor)
+                for i, (v, here) in enumerate(zip(operands, batched, strict=True))
             )
-            found = value.batch(params, batched)
+            found = value.batch(params, batched) if any(batched) else None
             if found is None:
                 continue
-            stacks = [np.stack([a, a[tuple([slice(None, None, -1)] * a.ndim)]]) if m else a for a, m in zip(arrays, batched, strict=True)]
-            single = Graph("single", tuple(Parameter(f"y{i}", v.tensor) for i, v in enumerate(value.operands)), (), graph.dims)
-            single = single.with_results(parts(value.with_operands(single.params)))
+            members = [(a, turned(a)) if here else (a, a) for a, here in zip(arrays, batched, strict=True)]
+            stacks = [np.stack(pair) if here else pair[0] for pair, here in zip(members, batched, strict=True)]
             stacked = evaluate(Graph("batch", params, parts(found), graph.dims), *stacks)
-            calls = [evaluate(single, *[s[k] if m else s for s, m in zip(stacks, batched, strict=True)]) for k in (0, 1)]
+            calls = [evaluate(single, *call) for call in zip(*members, strict=True)]
             for got, *want in zip(stacked, *calls, strict=True):
                 agree(got, np.stack(want), sample.ulp, sample.atol, f"{sample} {batched}")
 
