@@ -21,7 +21,7 @@ MODULES = ("lax", "linalg", "nn", "numpy", "onnx", "optim", "quantize", "random"
 NAMES = {
     "jit": ("frontend.jit", "jit"),
     "ShapeDtype": ("frontend.jit", "ShapeDtype"),
-    "load": ("frontend.compile", "load"),
+    "load": ("frontend.load", "load"),
     "config": ("frontend.options", "config"),
     "get_num_threads": ("frontend.options", "get_num_threads"),
     "set_num_threads": ("frontend.options", "set_num_threads"),

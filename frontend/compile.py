@@ -28,7 +28,6 @@ from ..ir.errors import InvalidValue, TreadleError
 from ..ir.fingerprint import fingerprint
 from ..ir.graph import Graph
 from ..ir.program import Call, KernelDef, Program, Statement
-from ..ir.program_text import show as show_program
 from ..ir.target import Target
 from ..ir.text import digest
 from ..ir.types import TensorType
@@ -179,7 +178,7 @@ class Compilation:
             case "graph":
                 return str(self.graph)
             case "program":
-                return show_program(self.program)
+                return str(self.program)
             case "loops":
                 return "\n".join(show_kernel(kernel) for kernel in self.kernels.values())
             case "llvm":
@@ -450,9 +449,11 @@ def dispatch_object(numbers: Mapping[str, int]) -> bytes:
     """The dispatch routine's object code for these layouts, from disk when it is there."""
 
     def text() -> str:
-        from ..codegen.llvm.vectorcall import vectorcall_module
+        from ..codegen.llvm.vectorcall import dispatch_module
 
-        return vectorcall_module(numbers)
+        from ..codegen.host import host
+
+        return dispatch_module(host().triple, numbers)
 
     return own_object(f"dispatch {sorted(numbers.items())}", text)
 

@@ -1,0 +1,76 @@
+"""Loading a saved model: `td.load("model.so")`.
+
+The file is checked before any of its code runs; what comes back is called as the function was, with its structure of
+arguments and results. Neither the passes nor the code generator are needed for it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from ..ir.errors import TypeMismatch
+from ..runtime.artifact import LoadedArtifact
+from ..runtime.artifact import load as load_artifact
+from ..runtime.errors import RuntimeFault
+from ..runtime.threads import default_threads
+from . import tree
+from .options import config
+from .tree import TreeDef
+
+
+class Loaded:
+    """A saved model as a callable. `manifest` says what it takes and gives, `texts` hold its program and graph."""
+
+    def __init__(self, model: LoadedArtifact) -> None:
+        from .compile import pool_address
+
+        self.model = model
+        self.manifest = model.manifest
+        self.texts = model.texts
+        self.name = str(model.manifest.get("function", model.artifact.name))
+        self.arguments = TreeDef.from_json(model.manifest["arguments"])
+        self.results = TreeDef.from_json(model.manifest["results"])
+        self.names = tuple(str(key) for key in self.arguments.keys)
+        self._executable = model.executable(
+            pool=pool_address, threads=lambda: config.current.num_threads or default_threads()
+        )
+
+    def __call__(self, *args: Any, out: Any = None, threads: int | None = None, **kwargs: Any) -> Any:
+        """Call with the arguments the function had, by position or by name; bound ones are inside."""
+        given = dict(zip(self.names, args, strict=False)) | kwargs
+        missing = [name for name in self.names if name not in given]
+        if len(args) > len(self.names) or missing or len(given) > len(self.names):
+            raise TypeMismatch(
+                f"{self.name} takes ({', '.join(self.names)}); {len(args)} by position and "
+                f"{', '.join(kwargs) or 'none'} by name were given",
+                code="TD0620",
+            )
+        leaves, structure = tree.flatten({name: given[name] for name in self.names})
+        if structure.leaves != self.arguments.leaves:
+            raise TypeMismatch(
+                f"{self.name} takes the structure {self.arguments}, these arguments are {structure}", code="TD0642"
+            )
+        outs = tree.leaves(out, lambda x: x is None) if out is not None else None
+        try:
+            return self.results.unflatten(self._executable(leaves, outs, threads))
+        except RuntimeFault as fault:
+            from .compiled import as_ours
+
+            raise as_ours(fault) from None
+
+    def __repr__(self) -> str:
+        return f"<loaded {self.name}({', '.join(self.names)})>"
+
+
+def load(path: str | os.PathLike[str], verify: bool = False) -> Loaded:
+    """The callable of a saved model. `verify` also hashes its weights (everything else always is).
+
+    Damaged, foreign or too new files, and files for a CPU with features this one lacks, are refused by name.
+    """
+    try:
+        return Loaded(load_artifact(path, verify=verify))
+    except RuntimeFault as fault:
+        from .compiled import as_ours
+
+        raise as_ours(fault) from None
