@@ -395,9 +395,12 @@ class Builder:
     def registers(self, name: str, dtype: DType, shape: Sequence[int]) -> Alloc:
         return self.alloc(name, dtype, shape, "registers")
 
-    def store(self, buffer: Buffer, at: Position | tuple[Position, ...], value: Operand) -> None:
+    def store(
+        self, buffer: Buffer, at: Position | tuple[Position, ...], value: Operand, *, stream: bool = False
+    ) -> None:
         places = at if isinstance(at, tuple) else (at,)
-        self.emit(Store(buffer.name, tuple([as_position(x) for x in places]), as_expr(value, buffer.dtype)))
+        index = tuple([as_position(x) for x in places])
+        self.emit(Store(buffer.name, index, as_expr(value, buffer.dtype), stream))
 
     def fail(self, when: Operand, site: int) -> None:
         self.emit(Fail(as_expr(when, bool_), site))
@@ -724,9 +727,9 @@ class _Rebuild:
 
     def stmt(self, stmt: Stmt) -> Stmt:
         match stmt:
-            case Store(buffer, at, value):
+            case Store(buffer, at, value, stream):
                 made, new, to = self.expr(value), self.places(at), self.named(buffer)
-                return stmt if made is value and new is at and to is buffer else Store(to, new, made)
+                return stmt if made is value and new is at and to is buffer else Store(to, new, made, stream)
             case Let(name, value):
                 made, bound = self.expr(value), self.bound(name)
                 return stmt if made is value and bound is name else Let(bound, made)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, NoReturn, TypeVar, assert_never
 
 from ..dims import Dim, symbol
@@ -115,8 +115,8 @@ def _error(lines: list[str], line: int, column: int, message: str) -> ParseError
 def _tokens(text: str, lines: list[str]) -> list[_Token]:
     """The tokens of a text, with `newline`, `indent` and `dedent` as in Python: none in brackets or empty lines."""
     tokens: list[_Token] = []
-    depths = [0]
-    brackets = 0
+    depths: list[int] = []  # of the blocks that are open; the first line says how deep the whole text stands
+    brackets: list[_Token] = []
     line, begins, at = 1, 0, 0
     fresh = True  # nothing but blanks so far in this line
     while at < len(text):
@@ -132,19 +132,26 @@ def _tokens(text: str, lines: list[str]) -> list[_Token]:
             line, begins = line + 1, match.end()
         elif kind != "blank":
             if fresh and not brackets:
+                if not depths:
+                    depths.append(column - 1)
                 if column - 1 > depths[-1]:
                     depths.append(column - 1)
                     tokens.append(_Token("indent", "", line, column))
-                while column - 1 < depths[-1]:
+                while column - 1 < depths[-1] and len(depths) > 1:
                     depths.pop()
                     tokens.append(_Token("dedent", "", line, column))
                 if column - 1 != depths[-1]:
                     raise _error(lines, line, column, "this line is as deep as no line around it")
             fresh = False
-            tokens.append(_Token(kind, match[0], line, column))
-            if kind == "sign":
-                brackets = max(brackets + (match[0] in "([") - (match[0] in ")]"), 0)
+            token = _Token(kind, match[0], line, column)
+            tokens.append(token)
+            if kind == "sign" and match[0] in "([":
+                brackets.append(token)
+            elif kind == "sign" and match[0] in ")]" and brackets:
+                brackets.pop()
         at = match.end()
+    if brackets:
+        raise _error(lines, brackets[-1].line, brackets[-1].column, f"{brackets[-1]} is never closed")
     end = len(text) - begins + 1
     if not fresh:
         tokens.append(_Token("newline", "", line, end))
@@ -376,6 +383,9 @@ class _Parser:
             case "fail":
                 return self.failing()
         following = self.peek().text
+        if word == "stream" and self.peek().kind == "name":
+            self.advance()
+            return replace(self.store(), stream=True)
         if word and word not in RESERVED and following == "[":
             return self.store()
         if word and word not in RESERVED and following == ":":

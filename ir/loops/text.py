@@ -223,8 +223,9 @@ class _Printer:
                 if self.positions is not None:
                     self.positions.discard(name)
                 return [f"let {name}: {value.dtype} = {self.expr(value, value.dtype)[0]}"]
-            case Store(buffer, index, value):
-                return [f"{buffer}[{_places(index)}] = {self.expr(value, self.buffers.get(buffer, value.dtype))[0]}"]
+            case Store(buffer, index, value, stream):
+                text = self.expr(value, self.buffers.get(buffer, value.dtype))[0]
+                return [f"{'stream ' if stream else ''}{buffer}[{_places(index)}] = {text}"]
             case Alloc(name, dtype, shape, memory):
                 self.buffers[name] = dtype
                 return [f"{name}: {memory} {show_type(dtype, shape)}"]
