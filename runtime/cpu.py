@@ -29,7 +29,12 @@ def reported(file: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
 def missing(features: Iterable[str], present: frozenset[str] | None = None) -> list[str]:
     """Those of `features` that this CPU lacks; all of them when the kernel does not tell."""
     present = reported() if present is None else present
-    return [name for name in features if _plain(KERNEL_NAMES.get(name, name)) not in present]
+    return [name for name in features if kernel_name(name) not in present]
+
+
+def kernel_name(feature: str) -> str:
+    """What the kernel calls a feature of LLVM's, without punctuation."""
+    return _plain(KERNEL_NAMES.get(feature, feature))
 
 
 def _plain(name: str) -> str:
