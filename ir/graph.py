@@ -129,7 +129,8 @@ def rebuild(graph: Graph, step: Step, *, memo: dict[int, Value] | None = None) -
         with at(value.origin):
             operands = tuple(table[id(operand)] for operand in value.operands)
             rebuilt = value.with_operands(operands)
-            table[id(value)] = step(rebuilt) or rebuilt
+            changed = step(rebuilt)
+            table[id(value)] = rebuilt if changed is None else changed
     return graph.with_results([table[id(result)] for result in graph.results])
 
 

@@ -1,0 +1,221 @@
+"""Derivatives of graphs: push tangents forward, pull cotangents back.
+
+One rule per op serves both directions. `push` walks forward and gives tangents; `pull` pushes seeds that stand for unknown
+tangents, keeps what depends on them (it is linear in them, and reads the original values as residuals), and walks that
+part back by the ops' transposes. Both build values beside the ones they differentiate, so they compose with themselves
+and with batching. Cotangents of parts (slices, gathers) are added into one array, never spread into zeros and summed.
+Integers and bools carry no tangents; None stands for a zero tangent throughout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from ..ir.errors import Unsupported
+from ..ir.graph import Graph
+from ..ir.location import at
+from ..ir.ops.families import Composite, Control, Op, Tangent
+from ..ir.types import TensorType
+from ..ir.value import Elementwise, Get, Parameter, Value, lift
+
+# The tangent of a control op from those of its operands: one entry per result, None where it is zero.
+ControlRule = Callable[[Control, tuple[Value | None, ...]], tuple[Value | None, ...]]
+# The cotangents of a control op's operands, of those in `moving`, from those of its results.
+ControlTranspose = Callable[
+    [Control, tuple[Value | None, ...], tuple[bool, ...]], tuple[Value | None, ...]
+]
+
+
+def differentiable(value: Value) -> bool:
+    """Whether a value can carry a tangent: inexact numbers."""
+    kind = value.type
+    return isinstance(kind, TensorType) and kind.dtype.kind in ("float", "complex")
+
+
+def reachable_from(roots: Iterable[Value]) -> list[Value]:
+    """Everything that `roots` need, operands before readers; free parameters included."""
+    order: list[Value] = []
+    done: set[int] = set()
+    for root in roots:
+        stack: list[tuple[Value, int]] = [(root, 0)]
+        while stack:
+            value, position = stack.pop()
+            if id(value) in done:
+                continue
+            operands = value.operands
+            while position < len(operands) and id(operands[position]) in done:
+                position += 1
+            if position < len(operands):
+                stack.append((value, position + 1))
+                stack.append((operands[position], 0))
+            else:
+                done.add(id(value))
+                order.append(value)
+    return order
+
+
+def push(results: Sequence[Value], seeds: Mapping[int, Value]) -> list[Value | None]:
+    """The tangents of `results`, where `seeds` gives those of some values by their ids."""
+    tangents: dict[int, Tangent] = dict(seeds)
+    for value in reachable_from(results):
+        if id(value) in tangents:
+            continue
+        operands = value.operands
+        if not any(tangents.get(id(operand)) is not None for operand in operands):
+            continue
+        with at(value.origin):
+            tangents[id(value)] = _tangent(value, tangents)
+    found: list[Value | None] = []
+    for result in results:
+        tangent = tangents.get(id(result))
+        assert not isinstance(tangent, tuple)
+        found.append(tangent)
+    return found
+
+
+def _tangent(value: Value, tangents: Mapping[int, Tangent]) -> Tangent:
+    if isinstance(value, Get):
+        several = tangents.get(id(value.x))
+        return several[value.index] if isinstance(several, tuple) else None
+    if isinstance(value.type, TensorType) and not differentiable(value):
+        return None
+    given: list[Value | None] = []
+    for operand in value.operands:
+        tangent = tangents.get(id(operand))
+        given.append(tangent if isinstance(tangent, Value) else None)
+    return tangent_of(value, tuple(given))
+
+
+def tangent_of(value: Value, tangents: tuple[Value | None, ...]) -> Tangent:
+    """The tangent of one op from its operands' tangents."""
+    if value.linear and all(t is None or i in value.linear for i, t in enumerate(tangents)):
+        return _linear_tangent(value, tangents)
+    if isinstance(value, Control):
+        from .autodiff_control import control_tangent
+
+        return control_tangent(value, tangents)
+    if isinstance(value, Composite) and type(value).jvp is Op.jvp:
+        seeds = {id(o): t for o, t in zip(value.operands, tangents, strict=True) if t is not None}
+        return push([value.decompose()], seeds)[0]
+    if isinstance(value, Elementwise | Op):
+        return value.jvp(tangents)
+    return None
+
+
+def _linear_tangent(value: Value, tangents: tuple[Value | None, ...]) -> Value | None:
+    """Of an op linear in several operands: all at once if it is so jointly, else one term for each that moves."""
+    present = [i for i in value.linear if tangents[i] is not None]
+    total: Value | None = None
+    for moved in [value.linear] if value.joint else [(i,) for i in present]:
+        operands = list(value.operands)
+        for i in moved:
+            tangent = tangents[i]
+            operands[i] = zeros_like(operands[i]) if tangent is None else tangent
+        term = value.with_operands(tuple(operands))
+        total = term if total is None else total + term
+    return total if present else None
+
+
+def zeros_like(value: Value) -> Value:
+    return lift(0, value)
+
+
+def pull(
+    results: Sequence[Value], cotangents: Sequence[Value | None], wanted: Sequence[Value]
+) -> list[Value | None]:
+    """The cotangents of `wanted` from those of `results`; None where nothing depends on it."""
+    seeds = {id(w): Parameter(f"t{i}", w.tensor) for i, w in enumerate(wanted) if differentiable(w)}
+    tangents = push(results, seeds)
+    ends = [(t, c) for t, c in zip(tangents, cotangents, strict=True) if t is not None and c is not None]
+    found = transpose([t for t, _ in ends], [c for _, c in ends], list(seeds.values()))
+    by_seed = {id(seed): cotangent for seed, cotangent in zip(seeds.values(), found, strict=True)}
+    return [by_seed[id(seeds[id(w)])] if id(w) in seeds else None for w in wanted]
+
+
+def transpose(
+    results: Sequence[Value], cotangents: Sequence[Value], wanted: Sequence[Value]
+) -> list[Value | None]:
+    """`results` are linear in `wanted`: the cotangents of these from those of the results."""
+    order = reachable_from(results)
+    moving = {id(w) for w in wanted}
+    for value in order:
+        if any(id(operand) in moving for operand in value.operands):
+            moving.add(id(value))
+    gathered: dict[int, Value] = {}
+    tuples: dict[int, list[Value | None]] = {}
+    for result, cotangent in zip(results, cotangents, strict=True):
+        if id(result) in moving:
+            _add(gathered, result, cotangent)
+    for value in reversed(order):
+        if id(value) not in moving or isinstance(value, Parameter):
+            continue
+        with at(value.origin):
+            if isinstance(value, Get):
+                if id(value) in gathered:
+                    several = tuples.setdefault(id(value.x), [None] * len(value.x.type.elements))  # type: ignore[union-attr]
+                    before, seen = several[value.index], gathered[id(value)]
+                    several[value.index] = seen if before is None else before + seen
+            elif id(value) in tuples:
+                _transpose_control(value, tuple(tuples[id(value)]), moving, gathered)
+            elif id(value) in gathered:
+                _transpose_op(value, gathered[id(value)], moving, gathered)
+    return [gathered.get(id(w)) for w in wanted]
+
+
+def _add(gathered: dict[int, Value], value: Value, cotangent: Value) -> None:
+    before = gathered.get(id(value))
+    gathered[id(value)] = cotangent if before is None else before + cotangent
+
+
+def _transpose_op(value: Value, seen: Value, moving: set[int], gathered: dict[int, Value]) -> None:
+    for i, operand in enumerate(value.operands):
+        if id(operand) not in moving:
+            continue
+        if i in value.linear:
+            before = gathered.get(id(operand))
+            if before is not None and isinstance(value, Op):
+                gathered[id(operand)] = value.accumulate_transpose(before, seen, i)
+                continue
+            back: Value | None = value.transpose(seen, i)  # type: ignore[attr-defined]
+        elif isinstance(value, Elementwise):
+            partial = value.partials()[i]
+            back = None if partial is None else seen * partial
+        else:
+            raise Unsupported(f"{value.name} has no transpose in operand {i}", code="TD0340", location=value.location)
+        if back is not None:
+            _add(gathered, operand, back)
+
+
+def _transpose_control(
+    value: Value, seen: tuple[Value | None, ...], moving: set[int], gathered: dict[int, Value]
+) -> None:
+    assert isinstance(value, Control)
+    from .autodiff_control import control_transpose
+
+    mask = tuple(id(operand) in moving for operand in value.operands)
+    for operand, back in zip(value.operands, control_transpose(value, seen, mask), strict=True):
+        if back is not None:
+            _add(gathered, operand, back)
+
+
+def jvp(graph: Graph, moving: Sequence[bool]) -> Graph:
+    """`graph` and its tangents: parameters, then a tangent for each moving one; results, then a tangent for each
+    differentiable result (zeros where nothing moves)."""
+    seeds = {
+        id(p): Parameter(f"{p.label}_dot", p.given) for p, moves in zip(graph.params, moving, strict=True) if moves
+    }
+    carrying = [r for r in graph.results if differentiable(r)]
+    tangents = push(carrying, seeds)
+    dots = [t if t is not None else zeros_like(r) for r, t in zip(carrying, tangents, strict=True)]
+    return Graph(f"{graph.name}_jvp", (*graph.params, *seeds.values()), (*graph.results, *dots), graph.dims)
+
+
+def vjp(graph: Graph, moving: Sequence[bool]) -> Graph:
+    """`graph` and its cotangents: parameters, then a cotangent for each differentiable result; results, then a cotangent
+    for each moving parameter (zeros where nothing depends on it)."""
+    carrying = [r for r in graph.results if differentiable(r)]
+    bars = [Parameter(f"bar{i}", r.tensor) for i, r in enumerate(carrying)]
+    wanted = [p for p, moves in zip(graph.params, moving, strict=True) if moves]
+    found = pull(carrying, bars, wanted)
+    backs = [c if c is not None else zeros_like(p) for p, c in zip(wanted, found, strict=True)]
+    return Graph(f"{graph.name}_vjp", (*graph.params, *bars), (*graph.results, *backs), graph.dims)
