@@ -9,11 +9,11 @@ generator; see `writer.py` for how invariants leave loops without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
-from ...ir.dims import Dim, names
+from ...ir.dims import names
 from ...ir.dtypes import DType, bool_, i8, i16, i32, i64
 from ...ir.errors import Unsupported
 from ...ir.loops.nodes import (
@@ -43,20 +43,17 @@ from ...ir.loops.nodes import (
 from ...ir.target import Target
 from .. import isa
 from . import scalars
-from .memory import Buffer, Lanes, Memory, Registers
+from .control import CONTEXT_POOL, CONTEXT_THREADS, Branch, Control
+from .facts import register_widths, uses
+from .memory import Buffer, Lanes, Registers
 from .routines import any_lane
-from .writer import Lines, Needs, Scope, Value, flatten, float_text, literal, memory_type
+from .writer import Needs, Scope, Value, float_text, literal, memory_type
 
 Linkage = Literal["internal", "external"]
 
 # The word behind `fail` holds site << 40 | position of the smallest failure, or this while there is none.
 NO_FAILURE: Final = (1 << 63) - 1
 SITE_SHIFT: Final = 40
-
-# Offsets into the context that the entry is called with.
-CONTEXT_THREADS: Final = 4
-CONTEXT_POOL: Final = 8
-CONTEXT_STOP: Final = 16
 
 # A worker's stack is small; larger arrays come from the arena, as parameters.
 MOST_STACK_BYTES: Final = 128 << 10
@@ -119,7 +116,7 @@ class _Facts:
     can_stop: bool
 
 
-class _Function(Memory):
+class _Function(Control):
     """One LLVM function: a kernel or the body of a task."""
 
     def __init__(self, module: Module, name: str, serial: bool = False) -> None:
@@ -131,9 +128,6 @@ class _Function(Memory):
         self.widths: dict[str, int] = {}
         self.tasks = 0
         self.stack_bytes = 0
-        self.stop_word: Value | None = None
-        self.around: list[tuple[Value, Value]] = []  # (variable, stop) of the loops around, for failure positions
-        self.failing = False
 
     # --- functions ----------------------------------------------------------------------------------------------------
 
@@ -154,21 +148,6 @@ class _Function(Memory):
         self.block(kernel.body)
         word = "" if linkage == "external" else "internal "
         return self.finished(f"define {word}void {quoted(kernel.name)}({', '.join(arguments)}) nounwind {{")
-
-    def finished(self, head: str) -> str:
-        if self.streams and self.target.arch == "x86-64":
-            # Stores that passed the caches by must be seen before whoever waits for this function goes on.
-            self.needs.declare("declare void @llvm.x86.sse.sfence()")
-            self.put("  call void @llvm.x86.sse.sfence()")
-        self.put("  ret void")
-        if self.stop_word is not None:
-            self.start("stopped")
-            self.put("  ret void")
-        out = [head, "entry:"]
-        flatten(self.entry, out)
-        flatten(self.scopes[0].lines, out)
-        out.append("}")
-        return "\n".join(out)
 
     def table(self, table: Table) -> Buffer:
         values = list(table.values)
@@ -290,12 +269,6 @@ class _Function(Memory):
             self.block(stmt.body)
         self.restore(stmt.var, outer)
 
-    def restore(self, var: str, outer: Value | None) -> None:
-        if outer is None:
-            self.env.pop(var, None)
-        else:
-            self.env[var] = outer
-
     def serial_loop(self, stmt: For) -> None:
         start, stop = self.index(stmt.start), self.index(stmt.stop)
         if start.lanes or stop.lanes:
@@ -314,136 +287,20 @@ class _Function(Memory):
         extent = stmt.stop - stmt.start
         certain = isinstance(extent, int) and extent > 0
         with_stop = self.depth == 0 and facts.can_stop
-        self.counted(stmt.var, start, stop, stmt.step, stmt.body, facts.written, certain, with_stop)
-
-    def counted(
-        self,
-        var: str,
-        start: Value,
-        stop: Value,
-        step: int,
-        body: tuple[Stmt, ...],
-        written: frozenset[str],
-        certain: bool,
-        with_stop: bool,
-        nest: Sequence[For] = (),
-    ) -> None:
-        """A loop tested at its end, with a guard ahead of it unless it surely runs. `nest`: the loops whose iterations
-        it numbers, when it is a task's."""
-        body_label, exit_label = self.new_label("loop"), self.new_label("exit")
-        outer = self.scopes[-1].lines
-        guard_label = self.label
-        if not certain:
-            go = self.op("icmp slt", start, stop, bool_)
-            ahead = self.new_label("ahead")
-            outer.append(f"  br i1 {go.text}, label %{ahead}, label %{exit_label}")
-            self.start(ahead)
-        before: Lines = []
-        outer.append(before)
-        outer.append(f"  br label %{body_label}")
-        entered_from = self.label
-        self.wrote_all(written)
-        scope = Scope([], before, not certain, written)
-        outer.append(scope.lines)
-        self.scopes.append(scope)
-        self.start(body_label)
-        phis: Lines = []
-        scope.lines.append(phis)
-        counter = Value(self.name(), i64, 0, self.depth)
-        carried = self.carry(written)
-        if with_stop:
-            self.stop_check()
-        outer_binding = self.env.get(var)
-        self.env[var] = counter
-        self.around.append((counter, stop))
-        self.number_nest(nest, counter)
-        self.block(body)
-        self.around.pop()
-        self.restore(var, outer_binding)
-        following = self.pure(f"add nsw i64 {counter.text}, {step}", i64, 0, self.depth)
-        again = self.op("icmp slt", following, stop, bool_)
-        latch = self.label
-        self.put(f"  br i1 {again.text}, label %{body_label}, label %{exit_label}")
-        phis.append(f"  {counter.text} = phi i64 [ {start.text}, %{entered_from} ], [ {following.text}, %{latch} ]")
-        self.close(phis, carried, entered_from, latch)
-        self.scopes.pop()
-        self.wrote_all(written)
-        self.start(exit_label)
-        for array, number, old, _ in carried:
-            new = array.chunks[number]
-            if not certain and new is not None:
-                self.put(f"  {self.merge_name()} = phi {new.type} [ {old.text}, %{guard_label} ], [ {new.text}, %{latch} ]")
-                array.chunks[number] = Value(self.merged_name, array.dtype, array.width, self.depth)
-            elif new is not None:
-                array.chunks[number] = Value(new.text, array.dtype, array.width, self.depth)
-
-    def merge_name(self) -> str:
-        self.merged_name = self.name()
-        return self.merged_name
-
-    def carry(self, written: frozenset[str]) -> list[tuple[Registers, int, Value, Value]]:
-        """A phi for every chunk of the register arrays the loop writes: (array, chunk, value before, phi)."""
-        result = []
-        for name, array in self.registers.items():
-            if name in written:
-                for number, old in enumerate(array.chunks):
-                    before = old if old is not None else Value("poison", array.dtype, array.width)
-                    phi = Value(self.name(), array.dtype, array.width, self.depth)
-                    array.chunks[number] = phi
-                    result.append((array, number, before, phi))
-        return result
-
-    def close(
-        self, phis: Lines, carried: list[tuple[Registers, int, Value, Value]], entered_from: str, latch: str
-    ) -> None:
-        for array, number, old, phi in carried:
-            new = array.chunks[number]
-            assert new is not None
-            phis.append(f"  {phi.text} = phi {phi.type} [ {old.text}, %{entered_from} ], [ {new.text}, %{latch} ]")
-
-    def wrote_all(self, written: frozenset[str]) -> None:
-        for name in self.buffers:
-            if name in written:
-                self.wrote(name)
+        self.counted(
+            stmt.var, start, stop, stmt.step, facts.written, certain, with_stop, lambda counter: self.block(stmt.body)
+        )
 
     def while_(self, stmt: While) -> None:
         if self.vector is not None and self.varies(stmt):
             self.while_lanes(stmt)
             return
-        facts = self.facts[id(stmt)]
-        body_label, exit_label = self.new_label("loop"), self.new_label("exit")
-        outer = self.scopes[-1].lines
-        before: Lines = []
-        outer.append(before)
-        outer.append(f"  br label %{body_label}")
-        entered_from = self.label
-        self.wrote_all(facts.written)
-        scope = Scope([], before, False, facts.written)
-        outer.append(scope.lines)
-        self.scopes.append(scope)
-        self.start(body_label)
-        phis: Lines = []
-        scope.lines.append(phis)
-        carried = self.carry(facts.written)
+        loop = self.open_loop(None, self.facts[id(stmt)].written)
         self.stop_check()
         condition = self.body_then(stmt.body, stmt.condition)
         if condition.lanes:
-            raise Unsupported("a condition that differs between lanes", code="TD0517")
-        latch = self.label
-        self.put(f"  br i1 {condition.text}, label %{body_label}, label %{exit_label}")
-        self.close(phis, carried, entered_from, latch)
-        self.leave(carried, facts.written, exit_label)
-
-    def leave(
-        self, carried: list[tuple[Registers, int, Value, Value]], written: frozenset[str], exit_label: str
-    ) -> None:
-        self.scopes.pop()
-        self.wrote_all(written)
-        self.start(exit_label)
-        for array, number, _, _ in carried:
-            new = array.chunks[number]
-            assert new is not None
-            array.chunks[number] = Value(new.text, array.dtype, array.width, self.depth)
+            raise Unsupported("the condition of a loop differs between lanes", code="TD0517")
+        self.close_loop(loop, condition, [])
 
     def body_then(self, body: tuple[Stmt, ...], condition: Expr) -> Value:
         """The condition is evaluated in the body's own scope: its lets are visible."""
@@ -474,28 +331,9 @@ class _Function(Memory):
     def while_lanes(self, stmt: While) -> None:
         """Lanes leave the loop one by one; it ends when none is left."""
         assert self.vector is not None
-        facts = self.facts[id(stmt)]
         count = self.vector.count
-        all_on = Value("splat (i1 true)", bool_, count)
-        first = self.masked if self.masked is not None else all_on
-        body_label, exit_label = self.new_label("loop"), self.new_label("exit")
-        begin = any_lane(self, first)
-        outer = self.scopes[-1].lines
-        guard_label = self.label
-        ahead = self.new_label("ahead")
-        outer.append(f"  br i1 {begin.text}, label %{ahead}, label %{exit_label}")
-        self.start(ahead)
-        before: Lines = []
-        outer.append(before)
-        outer.append(f"  br label %{body_label}")
-        self.wrote_all(facts.written)
-        scope = Scope([], before, True, facts.written)
-        outer.append(scope.lines)
-        self.scopes.append(scope)
-        self.start(body_label)
-        phis: Lines = []
-        scope.lines.append(phis)
-        carried = self.carry(facts.written)
+        first = self.masked if self.masked is not None else Value("splat (i1 true)", bool_, count)
+        loop = self.open_loop(any_lane(self, first), self.facts[id(stmt)].written)
         active = Value(self.name(), bool_, count, self.depth)
         saved = self.masked, self.divergent
         self.masked, self.divergent = active, True
@@ -503,20 +341,8 @@ class _Function(Memory):
         condition = self.splat(self.body_then(stmt.body, stmt.condition), count)
         still = self.op("and", active, condition)
         again = any_lane(self, still)
-        latch = self.label
-        self.put(f"  br i1 {again.text}, label %{body_label}, label %{exit_label}")
-        phis.append(f"  {active.text} = phi {active.type} [ {first.text}, %{ahead} ], [ {still.text}, %{latch} ]")
-        self.close(phis, carried, ahead, latch)
         self.masked, self.divergent = saved
-        self.scopes.pop()
-        self.wrote_all(facts.written)
-        self.start(exit_label)
-        for array, number, old, _ in carried:
-            new = array.chunks[number]
-            assert new is not None
-            name = self.merge_name()
-            self.put(f"  {name} = phi {new.type} [ {old.text}, %{guard_label} ], [ {new.text}, %{latch} ]")
-            array.chunks[number] = Value(name, array.dtype, array.width, self.depth)
+        self.close_loop(loop, again, [(active, first, still)])
 
     def vector_loop(self, stmt: For) -> None:
         if self.vector is not None:
@@ -542,7 +368,7 @@ class _Function(Memory):
             return
         some = self.op("icmp sgt", trips, literal(0, i64), bool_)
         written = self.facts[id(stmt)].written
-        with _Branch(self, some, written):
+        with Branch(self, some, written):
             self.lanes_body(stmt, lanes, self.tail_mask(trips, stmt.lanes))
 
     def lanes_body(self, stmt: For, lanes: Lanes, mask: Value | None) -> None:
@@ -571,12 +397,12 @@ class _Function(Memory):
             return
         written = self.facts[id(stmt)].written
         if stmt.otherwise:
-            with _Branch(self, condition, written) as fork:
+            with Branch(self, condition, written) as fork:
                 self.block(stmt.then)
                 fork.otherwise()
                 self.block(stmt.otherwise)
         else:
-            with _Branch(self, condition, written):
+            with Branch(self, condition, written):
                 self.block(stmt.then)
 
     def branch_lanes(self, stmt: If, condition: Value) -> None:
@@ -588,7 +414,7 @@ class _Function(Memory):
             sides.append((self.op("xor", condition, literal(True, bool_)), stmt.otherwise))
         for on, body in sides:
             mask = on if saved[0] is None else self.op("and", saved[0], on)
-            with _Branch(self, any_lane(self, mask), written):
+            with Branch(self, any_lane(self, mask), written):
                 self.masked, self.divergent = mask, True
                 self.block(body)
             self.masked, self.divergent = saved
@@ -628,27 +454,6 @@ class _Function(Memory):
         self.put(f"  br label %{on}")
         self.scopes.pop()
         self.start(on)
-
-    def stop_check(self) -> None:
-        """Leave the function if the caller asked for it."""
-        word = self.stop_pointer()
-        asked, on = self.name(), self.new_label("go")
-        self.put(f"  {asked}w = load atomic i32, ptr {word.text} monotonic, align 4")
-        self.put(f"  {asked} = icmp ne i32 {asked}w, 0")
-        self.put(f"  br i1 {asked}, label %stopped, label %{on}")
-        self.start(on)
-
-    def stop_pointer(self) -> Value:
-        if self.stop_word is None:
-            never = self.needs.table("i32", "0")
-            self.entry += [
-                f"  %stop.at = getelementptr i8, ptr %cx, i64 {CONTEXT_STOP}",
-                "  %stop.given = load ptr, ptr %stop.at, align 8",
-                "  %stop.absent = icmp eq ptr %stop.given, null",
-                f"  %stop = select i1 %stop.absent, ptr {never}, ptr %stop.given",
-            ]
-            self.stop_word = Value("%stop", i64)
-        return self.stop_word
 
     # --- parallel loops -------------------------------------------------------------------------------------------------
 
@@ -726,8 +531,13 @@ class _Function(Memory):
         arguments += ["ptr %cx", "ptr %fail", "i64 %lo", "i64 %hi"]
         lo, hi = Value("%lo", i64), Value("%hi", i64)
         facts = self.facts[id(nest[0])]
+
+        def body(number: Value) -> None:
+            inner.number_nest(nest, number)
+            inner.block(nest[-1].body)
+
         # No identifier, so no name of the kernel's: the number of an iteration of the nest.
-        inner.counted("task number", lo, hi, 1, nest[-1].body, facts.written, False, facts.inner_loops, nest)
+        inner.counted("task number", lo, hi, 1, facts.written, False, facts.inner_loops, body)
         return inner.finished(f"define internal void {quoted(task + '.body')}({', '.join(arguments)}) nounwind {{")
 
     def number_nest(self, nest: Sequence[For], number: Value) -> None:
@@ -829,77 +639,6 @@ class _Function(Memory):
         return result
 
 
-class _Branch:
-    """`with _Branch(function, condition, written): ...` writes what stands inside under the condition, and joins the
-    register arrays of both ways."""
-
-    def __init__(self, function: _Function, condition: Value, written: frozenset[str]) -> None:
-        self.function = function
-        self.condition = condition
-        self.written = written
-
-    def __enter__(self) -> _Branch:
-        function = self.function
-        self.on, self.off, self.join = (function.new_label(word) for word in ("then", "else", "join"))
-        self.has_otherwise = False
-        self.head: Lines = [""]
-        function.scopes[-1].lines.append(self.head)
-        self.came_from = function.label
-        self.arrays = [array for name, array in function.registers.items() if name in self.written]
-        self.before = [list(array.chunks) for array in self.arrays]
-        self.begin(self.on)
-        return self
-
-    def begin(self, label: str) -> None:
-        scope = Scope([], None, True, self.written)
-        self.function.scopes[-1].lines.append(scope.lines)
-        self.function.scopes.append(scope)
-        self.function.start(label)
-
-    def end(self) -> None:
-        self.function.put(f"  br label %{self.join}")
-        self.function.scopes.pop()
-
-    def otherwise(self) -> None:
-        self.end()
-        self.then_label = self.function.label
-        self.then_chunks = [list(array.chunks) for array in self.arrays]
-        for array, chunks in zip(self.arrays, self.before):
-            array.chunks = list(chunks)
-        self.has_otherwise = True
-        self.begin(self.off)
-
-    def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is not None:
-            return
-        function = self.function
-        self.end()
-        last_label = function.label
-        last_chunks = [array.chunks for array in self.arrays]
-        if not self.has_otherwise:
-            self.then_label, self.then_chunks = last_label, last_chunks
-            other_label, other_chunks = self.came_from, self.before
-        else:
-            other_label, other_chunks = last_label, last_chunks
-        off = self.off if self.has_otherwise else self.join
-        self.head[0] = f"  br i1 {self.condition.text}, label %{self.on}, label %{off}"
-        function.start(self.join)
-        for array, one, two in zip(self.arrays, self.then_chunks, other_chunks):
-            merged: list[Value | None] = []
-            for x, y in zip(one, two):
-                if x is y or (x is not None and y is not None and x.text == y.text):
-                    merged.append(x)
-                    continue
-                poison = Value("poison", array.dtype, array.width)
-                a, b = x or poison, y or poison
-                name = function.name()
-                function.put(
-                    f"  {name} = phi {a.type} [ {a.text}, %{self.then_label} ], [ {b.text}, %{other_label} ]"
-                )
-                merged.append(Value(name, array.dtype, array.width, function.depth))
-            array.chunks = merged
-
-
 @dataclass(frozen=True)
 class _Captured:
     """Something of the kernel that a task needs: how it is declared as an argument, and its type there."""
@@ -934,131 +673,3 @@ def table_text(value: float | int, dtype: DType) -> str:
     if dtype.is_float:
         return str(int.from_bytes(dtype.numpy.type(value).tobytes(), "little"))
     return str(int(value))
-
-
-# --- facts about statements ---------------------------------------------------------------------------------------------
-
-
-def uses(stmts: Iterable[Stmt]) -> dict[str, None]:
-    """Every name that the statements mention, bound outside or inside, in order of appearance."""
-    found: dict[str, None] = {}
-    for stmt in stmts:
-        for name in _mentioned(stmt):
-            found[name] = None
-    return found
-
-
-def _mentioned(stmt: Stmt) -> Iterator[str]:
-    match stmt:
-        case Let(_, value):
-            yield from _mentioned_by(value)
-        case Store(buffer, index, value, _):
-            yield buffer
-            for dim in index:
-                yield from names(dim)
-            yield from _mentioned_by(value)
-        case Alloc():
-            for dim in stmt.shape:
-                yield from names(dim)
-        case For(_, start, stop, _, _, body):
-            yield from names(start)
-            yield from names(stop)
-            for inner in body:
-                yield from _mentioned(inner)
-        case While(body, condition):
-            for inner in body:
-                yield from _mentioned(inner)
-            yield from _mentioned_by(condition)
-        case If(condition, then, otherwise):
-            yield from _mentioned_by(condition)
-            for inner in (*then, *otherwise):
-                yield from _mentioned(inner)
-        case Fail(when, _):
-            yield from _mentioned_by(when)
-        case _:
-            assert_never(stmt)
-
-
-def _mentioned_by(expr: Expr) -> Iterator[str]:
-    match expr:
-        case Const():
-            pass
-        case Var(name):
-            yield name
-        case Index(dim):
-            yield from names(dim)
-        case Load(buffer, index):
-            yield buffer
-            for dim in index:
-                yield from names(dim)
-        case Unary(_, x) | Cast(x, _, _):
-            yield from _mentioned_by(x)
-        case Binary(_, x, y):
-            yield from _mentioned_by(x)
-            yield from _mentioned_by(y)
-        case Fma(x, y, z) | Select(x, y, z):
-            yield from _mentioned_by(x)
-            yield from _mentioned_by(y)
-            yield from _mentioned_by(z)
-        case Call(_, args):
-            for arg in args:
-                yield from _mentioned_by(arg)
-        case _:
-            assert_never(expr)
-
-
-def register_widths(stmts: Iterable[Stmt]) -> dict[str, int]:
-    """The lanes in which each register array is best held: those of the widest vector loop that walks its last axis."""
-    widths: dict[str, int] = {}
-
-    def see(name: str, index: tuple[Dim, ...], loop: For | None) -> None:
-        if loop is None or not index or isinstance(index[-1], int):
-            return
-        if loop.step == 1 and ((loop.var,), 1) in index[-1].terms:
-            widths[name] = max(widths.get(name, 0), loop.lanes)
-
-    def within(expr: Expr, loop: For | None) -> None:
-        match expr:
-            case Load(name, index):
-                see(name, index, loop)
-            case Unary(_, x) | Cast(x, _, _):
-                within(x, loop)
-            case Binary(_, x, y):
-                within(x, loop)
-                within(y, loop)
-            case Fma(x, y, z) | Select(x, y, z):
-                within(x, loop)
-                within(y, loop)
-                within(z, loop)
-            case Call(_, args):
-                for arg in args:
-                    within(arg, loop)
-            case Const() | Var() | Index():
-                pass
-            case _:
-                assert_never(expr)
-
-    def walk(stmts: Iterable[Stmt], loop: For | None) -> None:
-        for stmt in stmts:
-            match stmt:
-                case Store(name, index, value, _):
-                    see(name, index, loop)
-                    within(value, loop)
-                case Let(_, value) | Fail(value, _):
-                    within(value, loop)
-                case For(body=body):
-                    walk(body, stmt if stmt.kind == "vector" else loop)
-                case While(body, condition):
-                    walk(body, loop)
-                    within(condition, loop)
-                case If(condition, then, otherwise):
-                    within(condition, loop)
-                    walk(then, loop)
-                    walk(otherwise, loop)
-                case Alloc():
-                    pass
-                case _:
-                    assert_never(stmt)
-
-    walk(stmts, None)
-    return widths
