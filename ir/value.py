@@ -539,21 +539,29 @@ class Comparison(BinaryElementwise):
 
 
 class Lt(Comparison):
+    """Whether x is less than y."""
+
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.less(x, y)
 
 
 class Le(Comparison):
+    """Whether x is at most y."""
+
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.less_equal(x, y)
 
 
 class Gt(Comparison):
+    """Whether x is greater than y."""
+
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.greater(x, y)
 
 
 class Ge(Comparison):
+    """Whether x is at least y."""
+
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.greater_equal(x, y)
 

@@ -1208,7 +1208,11 @@ class Convert(RealLinear):
     to: DType
 
     accepts = DTYPES
-    linear = (0,)
+
+    @property
+    def linear(self) -> tuple[int, ...]:  # type: ignore[override]  # integers and bools carry no tangents
+        exact = ("bool", "int", "uint")
+        return () if self.to.kind in exact or self.x.dtype.kind in exact else (0,)
 
     def result_dtype(self) -> DType:
         return self.to

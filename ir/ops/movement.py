@@ -433,14 +433,20 @@ class Concatenate(Op):
         here = tuple(axis.position for axis in axes)
         place = here[self.axis]
         fill = Const(_nothing(self), self.dtype)
+        offsets = self.offsets
         reads = tuple(
             Read(i, (*here[: self.axis], place - offset, *here[self.axis + 1 :]), (), fill)
-            for i, offset in enumerate(self.offsets)
+            for i, offset in enumerate(offsets)
         )
-        body: Expr = element(len(reads) - 1, self.dtype)
-        for i in range(len(reads) - 2, -1, -1):
-            body = Choose(_compare("lt", place, self.offsets[i + 1]), element(i, self.dtype), body)
-        return Structure(axes, reads, (body,), None, self.dtype)
+
+        def among(first: int, last: int) -> Expr:
+            # Halved, so that joining a thousand operands does not nest a thousand selects.
+            if first == last:
+                return element(first, self.dtype)
+            middle = (first + last + 1) // 2
+            return Choose(_compare("lt", place, offsets[middle]), among(first, middle - 1), among(middle, last))
+
+        return Structure(axes, reads, (among(0, len(reads) - 1),), None, self.dtype)
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         start: list[Dim] = [0] * self.rank
