@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from . import elf
-from .elf import AARCH64, X86_64, Buffer
-from .relocate import CODE, DATA, FIXED, READ, Image, Plan, Pointer, align
+from .elf import AARCH64, X86_64, Buffer, Symbol
+from .relocate import CODE, DATA, FIXED, READ, Plan, Pointer, align
 
 # The largest page a kernel of that machine may use: segments are aligned to it.
 PAGE = {X86_64: 4096, AARCH64: 65536}
@@ -32,6 +32,9 @@ DT_FLAGS_1, DT_RELACOUNT = 0x6FFFFFFB, 0x6FFFFFF9
 BIND_NOW = 8
 NOW_1 = 1
 NEVER_UNLOAD_1 = 8
+DYNAMIC_ENTRIES = 13  # at most, without the libraries
+
+SECTION_OF = {READ: ".rodata", CODE: ".text", FIXED: ".data.rel.ro", DATA: ".data"}
 
 
 class Blob(NamedTuple):
@@ -53,32 +56,44 @@ class Tail(NamedTuple):
     size: int
 
 
-class Row(NamedTuple):
-    """A section header to be: `link` names another row."""
+class Part:
+    """A section of the file: its size is known first, then it is placed, then it is filled. `link` names
+    another."""
 
-    name: str
-    type: int
-    flags: int
-    offset: int
-    size: int
-    link: str = ""
-    info: int = 0
-    alignment: int = 1
-    entry_size: int = 0
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        *,
+        type: int = elf.PROGBITS,
+        flags: int = elf.ALLOC,
+        alignment: int = 1,
+        entry_size: int = 0,
+        link: str = "",
+        info: int = 0,
+        offset: int = 0,
+    ) -> None:
+        self.name = name
+        self.size = size
+        self.type = type
+        self.flags = flags
+        self.alignment = alignment
+        self.entry_size = entry_size
+        self.link = link
+        self.info = info
+        self.offset = offset
 
 
 class Strings:
-    """A string table in the making; equal strings share a place."""
+    """A string table; equal strings share a place."""
 
-    def __init__(self) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
         self.data = bytearray(1)
         self.places: dict[str, int] = {"": 0}
-
-    def add(self, text: str) -> int:
-        if text not in self.places:
-            self.places[text] = len(self.data)
-            self.data += text.encode() + b"\0"
-        return self.places[text]
+        for text in texts:
+            if text not in self.places:
+                self.places[text] = len(self.data)
+                self.data += text.encode() + b"\0"
 
 
 def link(
@@ -92,254 +107,249 @@ def link(
     """The shared library made of the object `data`. `prefix` is a loaded blob placed right behind the ELF
     header, at offset 64, where it is found without reading any table. With a `tail`, the result ends on a
     page boundary and the caller appends exactly `tail.size` bytes."""
-    loaded = ([prefix] if prefix else []) + [blob for blob in blobs if blob.loaded]
-    plan = Plan(data, frozenset(b.symbol for b in loaded if b.symbol) | ({tail.symbol} if tail else set()))
-    machine, page = plan.machine, PAGE[plan.machine]
+    return Library(data, soname, blobs, tail, prefix).build()
 
-    strings = Strings()
-    needed = [strings.add(library) for library in libraries(plan.far)]
-    soname_at = strings.add(soname)
-    exports = [s for s in plan.symbols if elf.exported(s) and s.section in plan.pieces]
-    offered = [b.symbol for b in loaded if b.symbol] + ([tail.symbol] if tail else [])
-    names = ["", *plan.far, *(s.name for s in exports), *offered]
-    for name in names:
-        strings.add(name)
 
-    # The READ group opens with what the dynamic linker reads; sizes are known now, contents follow.
-    segments = 6 + bool(plan.pieces_of(DATA)) + bool(tail and tail.size)
-    position = elf.HEADER.size
-    blob_at: dict[str, int] = {}
-    if prefix:
-        blob_at[prefix.section] = position
-        position += len(prefix.data)
-    headers_at = align(position, 8)
-    hash_at = headers_at + segments * elf.PROGRAM_HEADER.size
-    hash_table = hash_words(names)
-    symbols_at = align(hash_at + len(hash_table), 8)
-    strings_at = symbols_at + len(names) * elf.SYMBOL.size
-    relocations_at = align(strings_at + len(strings.data), 8)
-    position = relocations_at + plan.pointers * elf.RELOCATION.size
-    for blob in loaded:
-        if blob is not prefix:
-            blob_at[blob.section] = position = align(position, 64)
-            position += len(blob.data)
-    dynamic_words = 2 * (14 + len(needed))
-    image = plan.place(0, page, {READ: position, FIXED: dynamic_words * 8})
-    dynamic_at = image.spans[FIXED][0]
+class Library:
+    """One library in the making. The order of its parts is the order of the file: what the dynamic linker
+    reads, loaded blobs, the four groups of the object, what is only in the file, the section headers, the
+    tail."""
 
-    # Behind what is mapped: texts, the symbol table for debuggers and profilers, the section headers.
-    position = image.end
-    for blob in blobs:
-        if not blob.loaded:
-            blob_at[blob.section] = position = align(position, 8)
-            position += len(blob.data)
-    rows = [
-        *(
-            [Row(prefix.section, elf.PROGBITS, elf.ALLOC, blob_at[prefix.section], len(prefix.data))]
-            if prefix
-            else []
-        ),
-        Row(".hash", elf.HASH, elf.ALLOC, hash_at, len(hash_table), ".dynsym", 0, 8, 4),
-        Row(".dynsym", elf.DYNSYM, elf.ALLOC, symbols_at, len(names) * 24, ".dynstr", 1, 8, elf.SYMBOL.size),
-        Row(".dynstr", elf.STRTAB, elf.ALLOC, strings_at, len(strings.data)),
-        Row(".rela.dyn", elf.RELA, elf.ALLOC, relocations_at, plan.pointers * 24, ".dynsym", 0, 8, 24),
-        *(
-            Row(b.section, elf.PROGBITS, elf.ALLOC, blob_at[b.section], len(b.data), alignment=64)
-            for b in loaded
-            if b is not prefix
-        ),
-        row_of(image, READ, ".rodata", elf.ALLOC),
-        row_of(image, CODE, ".text", elf.ALLOC | elf.EXECUTE),
-        Row(
-            ".plt",
-            elf.PROGBITS,
-            elf.ALLOC | elf.EXECUTE,
-            image.stubs,
-            image.spans[CODE][1] - image.stubs,
-            "",
-            0,
-            16,
-        ),
-        Row(
-            ".dynamic", elf.DYNAMIC, elf.ALLOC | elf.WRITE, dynamic_at, dynamic_words * 8, ".dynstr", 0, 8, 16
-        ),
-        row_of(image, FIXED, ".data.rel.ro", elf.ALLOC | elf.WRITE),
-        Row(".got", elf.PROGBITS, elf.ALLOC | elf.WRITE, image.slots, len(plan.slots) * 8, "", 0, 8, 8),
-        row_of(image, DATA, ".data", elf.ALLOC | elf.WRITE),
-    ]
-    rows += [Row(b.section, elf.PROGBITS, 0, blob_at[b.section], len(b.data)) for b in blobs if not b.loaded]
-    local = [
-        s
-        for s in plan.symbols
-        if s.binding == elf.LOCAL and s.kind in (elf.FUNCTION, elf.OBJECT) and s.section in plan.pieces
-    ]
-    debug_strings = Strings()
-    for symbol in local:
-        debug_strings.add(symbol.name)
-    for name in names:
-        debug_strings.add(name)
-    debug_at = align(position, 8)
-    debug_size = (len(names) + len(local)) * elf.SYMBOL.size
-    rows.append(Row(".symtab", elf.SYMTAB, 0, debug_at, debug_size, ".strtab", len(local) + 1, 8, 24))
-    rows.append(Row(".strtab", elf.STRTAB, 0, debug_at + debug_size, len(debug_strings.data)))
-    section_strings = Strings()
-    for name in (*(row.name for row in rows), ".shstrtab", *([tail.section] if tail else [])):
-        section_strings.add(name)
-    section_strings_at = debug_at + debug_size + len(debug_strings.data)
-    rows.append(Row(".shstrtab", elf.STRTAB, 0, section_strings_at, len(section_strings.data)))
-    table_at = align(section_strings_at + len(section_strings.data), 8)
-    end = table_at + (len(rows) + 1 + bool(tail)) * elf.SECTION_HEADER.size
-    if tail:
-        end = align(end, page)
-        blob_at[tail.section] = end
-        rows.append(Row(tail.section, elf.PROGBITS, elf.ALLOC, end, tail.size, alignment=page))
-    numbers = {row.name: number for number, row in enumerate(rows, 1)}
+    def __init__(
+        self, data: Buffer, soname: str, blobs: Sequence[Blob], tail: Tail | None, prefix: Blob | None
+    ) -> None:
+        self.soname = soname
+        self.prefix = prefix
+        self.blobs = ([prefix] if prefix else []) + list(blobs)
+        self.tail = tail
+        # symbol -> the part that it is the start of
+        self.given = {blob.symbol: blob.section for blob in self.blobs if blob.symbol and blob.loaded}
+        if tail:
+            self.given[tail.symbol] = tail.section
+        self.plan = plan = Plan(data, frozenset(self.given))
+        self.page = PAGE[plan.machine]
+        kept = [symbol for symbol in plan.symbols if symbol.section in plan.pieces]
+        self.exports = [symbol for symbol in kept if elf.exported(symbol)]
+        self.locals = [s for s in kept if s.binding == elf.LOCAL and s.kind in (elf.FUNCTION, elf.OBJECT)]
+        self.names = ["", *plan.far, *(symbol.name for symbol in self.exports), *self.given]
+        self.needed = libraries(plan.far)
+        self.strings = Strings([*self.needed, soname, *self.names])
+        self.debug_strings = Strings([*(symbol.name for symbol in self.locals), *self.names])
+        self.hash = hash_words(self.names)
+        self.segments = 6 + bool(plan.pieces_of(DATA)) + bool(tail and tail.size)
+        self.parts: dict[str, Part] = {}
+        self.lay_out()
 
-    # Contents.
-    out = bytearray(end)
-    for blob in (*loaded, *(b for b in blobs if not b.loaded)):
-        place = blob_at[blob.section]
-        out[place : place + len(blob.data)] = blob.data
-    elsewhere = {b.symbol: blob_at[b.section] for b in loaded if b.symbol}
-    if tail:
-        elsewhere[tail.symbol] = end
-    pointers = image.fill(out, elsewhere)
-
-    section_of = {
-        READ: numbers[".rodata"],
-        CODE: numbers[".text"],
-        FIXED: numbers[".data.rel.ro"],
-        DATA: numbers[".data"],
-    }
-    offered_rows = [
-        *((b.section, len(b.data)) for b in loaded if b.symbol),
-        *([(tail.section, tail.size)] if tail else []),
-    ]
-
-    def symbol_rows(table: Strings) -> Iterable[bytes]:
-        for name in plan.far:
-            yield elf.SYMBOL.pack(table.places[name], elf.GLOBAL << 4, 0, elf.UNDEFINED, 0, 0)
-        for s in exports:
-            where = section_of[plan.pieces[s.section].group]
-            info = elf.GLOBAL << 4 | s.kind
-            yield elf.SYMBOL.pack(table.places[s.name], info, 0, where, image.offset(s), s.size)
-        for name, (section, size) in zip(offered, offered_rows, strict=True):
-            info = elf.GLOBAL << 4 | elf.OBJECT
-            yield elf.SYMBOL.pack(table.places[name], info, 0, numbers[section], blob_at[section], size)
-
-    locals_ = [
-        elf.SYMBOL.pack(
-            debug_strings.places[s.name],
-            s.kind,
-            0,
-            section_of[plan.pieces[s.section].group],
-            image.offset(s),
-            s.size,
+    def lay_out(self) -> None:
+        """Decide where everything lies."""
+        plan, symbol_bytes = self.plan, len(self.names) * elf.SYMBOL.size
+        loaded = [Part(blob.section, len(blob.data), alignment=64) for blob in self.blobs if blob.loaded]
+        position = elf.HEADER.size
+        if self.prefix:
+            position = self.put(position, loaded.pop(0))
+        self.headers_at = align(position, 8)
+        position = self.put(
+            self.headers_at + self.segments * elf.PROGRAM_HEADER.size,
+            Part(".hash", len(self.hash), type=elf.HASH, alignment=8, entry_size=4, link=".dynsym"),
+            Part(".dynsym", symbol_bytes, type=elf.DYNSYM, alignment=8, entry_size=24, link=".dynstr", info=1),
+            Part(".dynstr", len(self.strings.data), type=elf.STRTAB),
+            Part(".rela.dyn", plan.pointers * 24, type=elf.RELA, alignment=8, entry_size=24, link=".dynsym"),
+            *loaded,
         )
-        for s in local
-    ]
-    write(out, hash_at, hash_table)
-    write(out, symbols_at, bytes(elf.SYMBOL.size), *symbol_rows(strings))
-    write(out, strings_at, bytes(strings.data))
-    by_base = sum(pointer.symbol is None for pointer in pointers)
-    write(out, relocations_at, *dynamic_relocations(machine, image, pointers, names))
-    entries = [
-        *((DT_NEEDED, library) for library in needed),
-        (DT_SONAME, soname_at),
-        (DT_HASH, hash_at),
-        (DT_STRTAB, strings_at),
-        (DT_SYMTAB, symbols_at),
-        (DT_STRSZ, len(strings.data)),
-        (DT_SYMENT, elf.SYMBOL.size),
-        *(
-            [
-                (DT_RELA, relocations_at),
-                (DT_RELASZ, plan.pointers * 24),
-                (DT_RELAENT, 24),
-                (DT_RELACOUNT, by_base),
-            ]
-            if pointers
-            else []
-        ),
-        (DT_FLAGS, BIND_NOW),
+        dynamic_bytes = 16 * (DYNAMIC_ENTRIES + len(self.needed))
+        self.image = image = plan.place(0, self.page, {READ: position, FIXED: dynamic_bytes})
+        code, fixed = elf.ALLOC | elf.EXECUTE, elf.ALLOC | elf.WRITE
+        stub_bytes = image.spans[CODE][1] - image.stubs
+        for part in (
+            self.group(READ, elf.ALLOC),
+            self.group(CODE, code),
+            Part(".plt", stub_bytes, flags=code, alignment=16, offset=image.stubs),
+            Part(
+                ".dynamic", dynamic_bytes, type=elf.DYNAMIC, flags=fixed, alignment=8, entry_size=16, link=".dynstr",
+                offset=image.spans[FIXED][0],
+            ),
+            self.group(FIXED, fixed),
+            Part(".got", 8 * len(plan.slots), flags=fixed, alignment=8, entry_size=8, offset=image.slots),
+            self.group(DATA, fixed),
+        ):  # fmt: skip
+            self.parts[part.name] = part
+        # Not mapped: texts, and symbols for debuggers and profilers.
+        debug_bytes = symbol_bytes + len(self.locals) * elf.SYMBOL.size
+        position = self.put(
+            image.end,
+            *(Part(blob.section, len(blob.data), flags=0, alignment=8) for blob in self.blobs if not blob.loaded),
+            Part(
+                ".symtab", debug_bytes, type=elf.SYMTAB, flags=0, alignment=8, entry_size=24, link=".strtab",
+                info=1 + len(self.locals),
+            ),
+            Part(".strtab", len(self.debug_strings.data), type=elf.STRTAB, flags=0),
+        )  # fmt: skip
+        tail_names = [self.tail.section] if self.tail else []
+        self.section_strings = Strings([*self.parts, ".shstrtab", *tail_names])
+        part = Part(".shstrtab", len(self.section_strings.data), type=elf.STRTAB, flags=0)
+        self.table_at = align(self.put(position, part), 8)
+        self.end = self.table_at + (1 + len(self.parts) + len(tail_names)) * elf.SECTION_HEADER.size
+        if self.tail:
+            self.end = align(self.end, self.page)
+            self.put(self.end, Part(self.tail.section, self.tail.size, alignment=self.page))
+        self.numbers = {name: number for number, name in enumerate(self.parts, 1)}
+
+    def put(self, position: int, *parts: Part) -> int:
+        """Place parts one after the other; returns the end of the last."""
+        for part in parts:
+            part.offset = position = align(position, part.alignment)
+            self.parts[part.name] = part
+            position += part.size
+        return position
+
+    def group(self, group: str, flags: int) -> Part:
+        """The part that covers all sections of a group."""
+        image = self.image
+        pieces = [(image.offsets[i], image.plan.pieces[i].section) for i in image.plan.pieces_of(group)]
+        if not pieces:
+            return Part(SECTION_OF[group], 0, flags=flags, offset=image.spans[group][group is READ])
+        first, last = min(place for place, _ in pieces), max(place + section.size for place, section in pieces)
+        alignment = max(1, *(section.alignment for _, section in pieces))
+        return Part(SECTION_OF[group], last - first, flags=flags, alignment=alignment, offset=first)
+
+    def build(self) -> bytearray:
+        """The bytes of the file, without the tail."""
+        out = bytearray(self.end)
+        for blob in self.blobs:
+            self.fill(out, blob.section, blob.data)
+        elsewhere = {symbol: self.parts[section].offset for symbol, section in self.given.items()}
+        pointers = self.image.fill(out, elsewhere)
+        self.fill(out, ".hash", self.hash)
+        self.fill(out, ".dynsym", bytes(elf.SYMBOL.size), *self.symbols(self.strings))
+        self.fill(out, ".dynstr", self.strings.data)
+        self.fill(out, ".rela.dyn", *self.relocations(pointers))
+        self.fill(out, ".dynamic", *self.dynamic(pointers))
+        shown = [self.symbol(symbol, self.debug_strings) for symbol in self.locals]
+        self.fill(out, ".symtab", bytes(elf.SYMBOL.size), *shown, *self.symbols(self.debug_strings))
+        self.fill(out, ".strtab", self.debug_strings.data)
+        self.fill(out, ".shstrtab", self.section_strings.data)
+        rows = b"".join(self.section_headers())
+        out[self.table_at : self.table_at + len(rows)] = rows
+        headers = list(self.program_headers())
+        assert len(headers) == self.segments
+        out[self.headers_at : self.headers_at + 56 * len(headers)] = b"".join(headers)
+        out[: elf.HEADER.size] = elf.HEADER.pack(
+            elf.IDENTITY,
+            elf.SHARED,
+            self.plan.machine,
+            1,
+            0,
+            self.headers_at,
+            self.table_at,
+            0,
+            elf.HEADER.size,
+            elf.PROGRAM_HEADER.size,
+            self.segments,
+            elf.SECTION_HEADER.size,
+            1 + len(self.parts),
+            self.numbers[".shstrtab"],
+        )
+        return out
+
+    def fill(self, out: bytearray, name: str, *contents: Buffer) -> None:
+        part = self.parts[name]
+        data = b"".join(contents)
+        assert len(data) <= part.size, name
+        out[part.offset : part.offset + len(data)] = data
+
+    def symbol(self, symbol: Symbol, table: Strings) -> bytes:
+        """A row for a symbol of the object."""
+        section = self.numbers[SECTION_OF[self.plan.pieces[symbol.section].group]]
+        info = (elf.LOCAL if symbol.binding == elf.LOCAL else elf.GLOBAL) << 4 | symbol.kind
+        place = self.image.offset(symbol)
+        return elf.SYMBOL.pack(table.places[symbol.name], info, 0, section, place, symbol.size)
+
+    def symbols(self, table: Strings) -> Iterable[bytes]:
+        """The rows of all names but the first, which is empty. ORDER: `names`."""
+        for name in self.plan.far:
+            yield elf.SYMBOL.pack(table.places[name], elf.GLOBAL << 4, 0, elf.UNDEFINED, 0, 0)
+        for symbol in self.exports:
+            yield self.symbol(symbol, table)
+        for name, section in self.given.items():
+            part, info = self.parts[section], elf.GLOBAL << 4 | elf.OBJECT
+            yield elf.SYMBOL.pack(table.places[name], info, 0, self.numbers[section], part.offset, part.size)
+
+    def relocations(self, pointers: list[Pointer]) -> Iterable[bytes]:
+        """What the dynamic linker fills in; those without a symbol first, because DT_RELACOUNT counts
+        them."""
+        machine = self.plan.machine
+        slots = range(self.image.slots, self.image.slots + 8 * len(self.plan.slots))
+        for pointer in sorted(pointers, key=lambda pointer: (pointer.symbol is not None, pointer.offset)):
+            if pointer.symbol is None:
+                yield elf.RELOCATION.pack(pointer.offset, BY_BASE[machine], pointer.addend)
+            else:
+                kind = (BY_SYMBOL if pointer.offset in slots else BY_SUM)[machine]
+                number = self.names.index(pointer.symbol)
+                yield elf.RELOCATION.pack(pointer.offset, number << 32 | kind, pointer.addend)
+
+    def dynamic(self, pointers: list[Pointer]) -> Iterable[bytes]:
+        """What the dynamic linker reads first. ORDER: DYNAMIC_ENTRIES counts these, DT_NULL among them."""
+        places = self.strings.places
         # A library whose threads run its code must outlive them.
-        (DT_FLAGS_1, NOW_1 | (NEVER_UNLOAD_1 if "pthread_create" in plan.far else 0)),
-    ]
-    write(out, dynamic_at, *(struct.pack("<QQ", *entry) for entry in entries))
-    write(out, debug_at, bytes(elf.SYMBOL.size), *locals_, *symbol_rows(debug_strings))
-    write(out, debug_at + debug_size, bytes(debug_strings.data))
-    write(out, section_strings_at, bytes(section_strings.data))
-    write(
-        out,
-        table_at,
-        bytes(elf.SECTION_HEADER.size),
-        *(
-            elf.SECTION_HEADER.pack(
-                section_strings.places[row.name],
-                row.type,
-                row.flags,
-                row.offset if row.flags & elf.ALLOC else 0,
-                row.offset,
-                row.size,
-                numbers[row.link] if row.link else 0,
-                row.info,
-                row.alignment,
-                row.entry_size,
+        never_unload = NEVER_UNLOAD_1 if "pthread_create" in self.plan.far else 0
+        entries = [
+            *((DT_NEEDED, places[library]) for library in self.needed),
+            (DT_SONAME, places[self.soname]),
+            (DT_HASH, self.parts[".hash"].offset),
+            (DT_STRTAB, self.parts[".dynstr"].offset),
+            (DT_SYMTAB, self.parts[".dynsym"].offset),
+            (DT_STRSZ, self.parts[".dynstr"].size),
+            (DT_SYMENT, elf.SYMBOL.size),
+            (DT_FLAGS, BIND_NOW),
+            (DT_FLAGS_1, NOW_1 | never_unload),
+        ]
+        if pointers:
+            entries += [
+                (DT_RELA, self.parts[".rela.dyn"].offset),
+                (DT_RELASZ, self.parts[".rela.dyn"].size),
+                (DT_RELAENT, elf.RELOCATION.size),
+                (DT_RELACOUNT, sum(pointer.symbol is None for pointer in pointers)),
+            ]
+        return (struct.pack("<QQ", *entry) for entry in (*entries, (DT_NULL, 0)))
+
+    def section_headers(self) -> Iterable[bytes]:
+        """What linkers and debuggers read."""
+        yield bytes(elf.SECTION_HEADER.size)
+        for part in self.parts.values():
+            yield elf.SECTION_HEADER.pack(
+                self.section_strings.places[part.name],
+                part.type,
+                part.flags,
+                part.offset if part.flags & elf.ALLOC else 0,
+                part.offset,
+                part.size,
+                self.numbers[part.link] if part.link else 0,
+                part.info,
+                part.alignment,
+                part.entry_size,
             )
-            for row in rows
-        ),
-    )
-    table = list(program_headers(image, page, dynamic_at, dynamic_words * 8, tail, end))
-    assert len(table) == segments
-    write(out, headers_at, *table)
-    header = (elf.IDENTITY, elf.SHARED, machine, 1, 0, headers_at, table_at, 0, elf.HEADER.size)
-    sizes = (elf.PROGRAM_HEADER.size, segments, elf.SECTION_HEADER.size, len(rows) + 1, numbers[".shstrtab"])
-    write(out, 0, elf.HEADER.pack(*header, *sizes))
-    return out
 
+    def program_headers(self) -> Iterable[bytes]:
+        """What the kernel maps. ORDER: `segments` counts these."""
 
-def program_headers(
-    image: Image, page: int, dynamic_at: int, dynamic_size: int, tail: Tail | None, end: int
-) -> Iterable[bytes]:
-    """What the kernel maps. ORDER: `segments` in `link` counts these."""
+        def row(type: int, flags: int, first: int, in_file: int, in_memory: int, alignment: int) -> bytes:
+            return elf.PROGRAM_HEADER.pack(type, flags, first, first, first, in_file, in_memory, alignment)
 
-    def row(type: int, flags: int, first: int, in_file: int, in_memory: int, alignment: int) -> bytes:
-        return elf.PROGRAM_HEADER.pack(type, flags, first, first, first, in_file, in_memory, alignment)
-
-    writable = elf.READABLE | elf.WRITABLE
-    for group, flags in (
-        (READ, elf.READABLE),
-        (CODE, elf.READABLE | elf.EXECUTABLE),
-        (FIXED, writable),
-        (DATA, writable),
-    ):
-        first, last = image.spans[group]
-        if group is DATA and not image.plan.pieces_of(DATA):
-            continue
-        # The slots become read-only page by page, so their segment ends on one.
-        in_memory = align(last - first, page) if group is FIXED else last - first
-        yield row(elf.LOAD, flags, first, last - first, in_memory, page)
-    if tail and tail.size:
-        yield row(elf.LOAD, elf.READABLE, end, tail.size, tail.size, page)
-    yield row(elf.DYNAMIC_SEGMENT, writable, dynamic_at, dynamic_size, dynamic_size, 8)
-    first, last = image.spans[FIXED]
-    yield row(elf.RELRO, elf.READABLE, first, last - first, align(last - first, page), 1)
-    yield row(elf.STACK, writable, 0, 0, 0, 16)
-
-
-def dynamic_relocations(
-    machine: int, image: Image, pointers: list[Pointer], names: list[str]
-) -> Iterable[bytes]:
-    """What the dynamic linker fills in; those without a symbol first, because DT_RELACOUNT counts them."""
-    slots = range(image.slots, image.slots + 8 * len(image.plan.slots))
-    for pointer in sorted(pointers, key=lambda pointer: (pointer.symbol is not None, pointer.offset)):
-        if pointer.symbol is None:
-            yield elf.RELOCATION.pack(pointer.offset, BY_BASE[machine], pointer.addend)
-        else:
-            kind = (BY_SYMBOL if pointer.offset in slots else BY_SUM)[machine]
-            yield elf.RELOCATION.pack(
-                pointer.offset, names.index(pointer.symbol) << 32 | kind, pointer.addend
-            )
+        writable = elf.READABLE | elf.WRITABLE
+        kinds = ((READ, elf.READABLE), (CODE, elf.READABLE | elf.EXECUTABLE), (FIXED, writable), (DATA, writable))
+        for group, flags in kinds:
+            first, last = self.image.spans[group]
+            if group is not DATA or self.plan.pieces_of(DATA):
+                # What becomes read-only does so page by page, so its segment ends on one.
+                in_memory = align(last - first, self.page) if group is FIXED else last - first
+                yield row(elf.LOAD, flags, first, last - first, in_memory, self.page)
+        if self.tail and self.tail.size:
+            yield row(elf.LOAD, elf.READABLE, self.end, self.tail.size, self.tail.size, self.page)
+        dynamic = self.parts[".dynamic"]
+        yield row(elf.DYNAMIC_SEGMENT, writable, dynamic.offset, dynamic.size, dynamic.size, 8)
+        first, last = self.image.spans[FIXED]
+        yield row(elf.RELRO, elf.READABLE, first, last - first, align(last - first, self.page), 1)
+        yield row(elf.STACK, writable, 0, 0, 0, 16)
 
 
 def libraries(far: Iterable[str]) -> list[str]:
@@ -347,19 +357,6 @@ def libraries(far: Iterable[str]) -> list[str]:
     names = list(far)
     found = ["libc.so.6"] if names else []
     return found + (["libpthread.so.0"] if any(name.startswith("pthread_") for name in names) else [])
-
-
-def row_of(image: Image, group: str, name: str, flags: int) -> Row:
-    """The section header that covers all sections of a group."""
-    pieces = image.plan.pieces_of(group)
-    if not pieces:
-        return Row(
-            name, elf.PROGBITS, flags, image.spans[group][1] if group is READ else image.spans[group][0], 0
-        )
-    first = min(image.offsets[index] for index in pieces)
-    last = max(image.offsets[index] + image.plan.pieces[index].section.size for index in pieces)
-    alignment = max(image.plan.pieces[index].section.alignment for index in pieces)
-    return Row(name, elf.PROGBITS, flags, first, last - first, alignment=max(alignment, 1))
 
 
 def hash_words(names: Sequence[str]) -> bytes:
@@ -379,8 +376,3 @@ def elf_hash(name: str) -> int:
         value = (value << 4) + byte
         value = (value ^ (value & 0xF0000000) >> 24) & 0x0FFFFFFF
     return value
-
-
-def write(out: bytearray, place: int, *parts: bytes) -> None:
-    data = b"".join(parts)
-    out[place : place + len(data)] = data

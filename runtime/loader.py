@@ -26,7 +26,7 @@ from .relocate import CODE, DATA, FIXED, READ, Plan, align
 # the thread pool and of the C interface. All in libc; none may fail to be there.
 BLOCK_OPERATIONS = ("memcmp", "memcpy", "memmove", "memset")
 SYSTEM = (
-    "aligned_alloc", "free", "madvise", "malloc", "mmap", "munmap", "posix_memalign",
+    "aligned_alloc", "clock_gettime", "free", "madvise", "malloc", "mmap", "munmap", "posix_memalign",
     "pthread_attr_destroy", "pthread_attr_init", "pthread_attr_setdetachstate", "pthread_attr_setstacksize",
     "pthread_create", "pthread_detach", "pthread_self", "pthread_setname_np", "pthread_sigmask",
     "sched_getaffinity", "sched_yield", "sigfillset", "syscall",
