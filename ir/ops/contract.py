@@ -114,9 +114,7 @@ class Dot(Contraction):
                 axes = tuple(normalize_axis(self, axis, v.rank) for axis in self.__dict__[name])
                 self.__dict__[name] = axes
             if len(set(used := self.__dict__[batch] + self.__dict__[contract])) != len(used):
-                raise self.refuse(
-                    f"an axis of {batch[0]} is used twice: {used}", code="TD0161", error=InvalidValue
-                )
+                raise self.refuse(f"an axis of {batch[0]} is used twice: {used}", code="TD0161", error=InvalidValue)
         for what in ("batch", "contract"):
             x_axes, y_axes = self.__dict__[f"x_{what}"], self.__dict__[f"y_{what}"]
             if len(x_axes) != len(y_axes):
@@ -221,7 +219,7 @@ def _size(shape: tuple[int, ...]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ConvAxes:
-    """A read `spec`: the letters of the axes of x, w and the result, and `windows`, the small ones in alphabetical order."""
+    """A `spec` that was read: the letters of x, of w and of the result, and the small ones in alphabetical order."""
 
     x: str
     w: str
@@ -253,9 +251,7 @@ def conv_axes(spec: str) -> ConvAxes | str:
     return ConvAxes(x, w, out, "".join(sorted(c for c in x if c.islower())))
 
 
-def window_size(
-    n: Dim, window: Dim, stride: int, pad: tuple[Dim, Dim], dilation: int, x_dilation: int
-) -> Dim:
+def window_size(n: Dim, window: Dim, stride: int, pad: tuple[Dim, Dim], dilation: int, x_dilation: int) -> Dim:
     """How many windows fit: the positions p with p*stride + (window-1)*dilation inside the padded, dilated axis."""
     return floordiv((n - 1) * x_dilation + pad[0] + pad[1] - (window - 1) * dilation, stride) + 1
 
@@ -275,7 +271,7 @@ def _window_numbers(op: Op, rank: int) -> None:
 
 
 def _window_count(op: Op, axis: str, n: Dim, window: Dim, i: int) -> Dim:
-    """`window_size` of window axis number i; TD0166 where no window fits by more than one step."""
+    """`window_size` of window axis number i, which may be none; TD0166 where it would be negative."""
     fields = op.__dict__
     pad, dilation = fields["padding"][i], fields["dilation"][i]
     size = window_size(n, window, fields["strides"][i], pad, dilation, fields["x_dilation"][i])
@@ -299,7 +295,7 @@ def window_array(
     x_dilation: int,
     fill: object,
 ) -> Array:
-    """`x` with `axis` replaced by two: `count` windows of `window` elements each, `fill` where a window reads no element."""
+    """`x` with `axis` replaced by two, `count` windows of `window` elements; `fill` where a window reads none."""
     at = np.arange(count)[:, None] * stride + np.arange(window)[None, :] * dilation - low
     inside = (at % x_dilation == 0) & (at >= 0) & (at // x_dilation < x.shape[axis])
     if x.shape[axis] == 0:
@@ -312,20 +308,20 @@ def window_array(
 class Conv(Contraction):
     """Convolution in the sense of neural networks (the window is not reversed): einsum with sliding axes.
 
-    `spec` names the axes of x, of w and of the result, as in `NIhw,OIhw->NOhw`. A capital letter in all three is a batch
-    axis of both (groups: `NGIhw,GOIhw->NGOhw`, depthwise: `NGhw,Ghw->NGhw`), one that the result lacks is summed over,
-    the others are free. Small letters are windows: element p of the result sums
-    `x[(p*stride + k*dilation - low) / x_dilation] * w[k]` over k, where x is 0 between and outside its elements.
-    `strides`, `padding` (low, high; negative crops), `dilation` and `x_dilation` go by the windows in alphabetical order;
-    () is all ones, or zeros. Dtypes as `Dot`. Errors: TD0160 (dtypes), TD0163 (spec), TD0164 (sizes), TD0165 (numbers),
-    TD0166 (window too large).
+    `spec` names the axes of x, of w and of the result, as in `NIhw,OIhw->NOhw`. A capital letter in all three is a
+    batch axis of both (groups: `NGIhw,GOIhw->NGOhw`, depthwise: `NGhw,Ghw->NGhw`), one that the result lacks is summed
+    over, the others are free. Small letters are windows: element p of the result sums `x[(p*stride + k*dilation - low)
+    / x_dilation] * w[k]` over k, where x is 0 between and outside its elements. `strides`, `padding` (low, high;
+    negative crops), `dilation` and `x_dilation` go by the windows in alphabetical order; () is all ones, or zeros.
+    Dtypes as `Dot`. Errors: TD0160 (dtypes), TD0163 (spec), TD0164 (sizes), TD0165 (numbers), TD0166 (window too
+    large).
     """
 
     x: Value
     w: Value
     spec: str
     strides: tuple[int, ...] = ()
-    padding: Padding = ()
+    padding: tuple[tuple[Dim, Dim], ...] = ()
     dilation: tuple[int, ...] = ()
     x_dilation: tuple[int, ...] = ()
     accumulate: DType | None = None
@@ -436,9 +432,9 @@ class Conv(Contraction):
         for i, c in enumerate(letters.windows):
             low = self.padding[i][0]
             # The last position of a window, of an element of x, and of an element within the window.
-            window, element, offset = (
-                (size[c] - 1) * self.strides[i], (x_size[c] - 1) * self.x_dilation[i], (w_size[c] - 1) * self.dilation[i]
-            )  # fmt: skip
+            window = (size[c] - 1) * self.strides[i]
+            element = (x_size[c] - 1) * self.x_dilation[i]
+            offset = (w_size[c] - 1) * self.dilation[i]
             if operand == 0:
                 padding.append((offset - low, element - window + low))
             else:
@@ -457,9 +453,7 @@ class Conv(Contraction):
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         letters = self.letters
         free = next(c for c in "BDEFHJKLMPQRSTUVWXYZACGINO" if c not in self.spec)
-        x, w = (
-            free + part if here else part for part, here in zip((letters.x, letters.w), batched, strict=True)
-        )
+        x, w = (free + part if here else part for part, here in zip((letters.x, letters.w), batched, strict=True))
         return replace(self, x=operands[0], w=operands[1], spec=f"{x},{w}->{free}{letters.out}")
 
 
@@ -467,18 +461,18 @@ def conv(
     x: Value,
     w: Value,
     strides: tuple[int, ...] = (),
-    padding: Padding = (),
+    padding: tuple[tuple[Dim, Dim], ...] = (),
     dilation: tuple[int, ...] = (),
     groups: int = 1,
     layout: str = "NCHW,OIHW->NCHW",
     x_dilation: tuple[int, ...] = (),
     accumulate: DType | None = None,
 ) -> Value:
-    """`Conv` from the layouts people write: N and C of x and of the result, O and I of w, anything else is a window.
+    """`Conv` from the layouts people write: N and C of x and of the result, O and I of w, anything else a window.
 
     `strides` and the others go by the windows in the order in which x has them. With groups the channels of x, and the
-    result's, are cut into that many blocks: only the shapes are told so, nothing moves. Errors: TD0163 (layout), TD0164
-    (groups), and those of `Conv`.
+    result's, are cut into that many blocks: only the shapes are told so, nothing moves. Errors: TD0163 (layout),
+    TD0164 (groups), and those of `Conv`.
     """
     parts = layout.replace("->", ",").split(",")
     spatial = [c for c in parts[0] if c not in "NC"]
@@ -520,9 +514,7 @@ def _zero(dtype: DType) -> Const:
     return Const(zero(dtype), dtype)
 
 
-def window_read(
-    operand: int, index: tuple[Dim, ...], divisors: Sequence[int], padding: Padding, fill: Const
-) -> Read:
+def window_read(operand: int, index: tuple[Dim, ...], divisors: Sequence[int], padding: Padding, fill: Const) -> Read:
     """A read that slides: with a fill only where a window can leave the operand or fall between its elements."""
     whole = all(divisor == 1 for divisor in divisors)
     inside = whole and all(known_le(low, 0) and known_le(high, 0) for low, high in padding)
@@ -545,7 +537,7 @@ def windows_of(op: WindowOp, shape: Shape) -> Shape:
 
 
 def _window_axes(op: WindowOp, shape: Shape) -> tuple[list[Axis], tuple[Dim, ...], Expr]:
-    """Parallel axes over `shape`, then the window's; the offset of each in the window; that offset counted row-major."""
+    """Parallel axes over `shape` and the window's; the offset along each axis; that offset counted row-major."""
     axes = [Axis(f"a{i}", extent) for i, extent in enumerate(shape)]
     offsets: list[Dim] = []
     flat: Dim = 0
@@ -608,15 +600,13 @@ class ReduceWindow(Op):
     kind: WindowKind
     window: tuple[int, ...]
     strides: tuple[int, ...] = ()
-    padding: Padding = ()
+    padding: tuple[tuple[Dim, Dim], ...] = ()
     dilation: tuple[int, ...] = ()
     x_dilation: tuple[int, ...] = ()
 
     def result(self) -> Type:
         if self.kind not in ("sum", "max", "min", "prod"):
-            raise self.refuse(
-                f"kind {self.kind!r} is none of sum, max, min, prod", code="TD0167", error=InvalidValue
-            )
+            raise self.refuse(f"kind {self.kind!r} is none of sum, max, min, prod", code="TD0167", error=InvalidValue)
         if self.x.dtype not in (NUMBERS if self.kind in ("sum", "prod") else ORDERED):
             raise self.refuse(f"{self.x.dtype} is not accepted", code="TD0114", error=TypeMismatch)
         return TensorType(windows_of(self, self.x.shape), self.x.dtype)
@@ -658,9 +648,7 @@ class ReduceWindow(Op):
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         padding = _adjoint_padding(self, self.x.shape, self.shape)
-        return ReduceWindow(
-            cotangent, "sum", self.window, self.x_dilation, padding, self.dilation, self.strides
-        )
+        return ReduceWindow(cotangent, "sum", self.window, self.x_dilation, padding, self.dilation, self.strides)
 
     def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
         (tangent,) = tangents
@@ -679,8 +667,7 @@ class ReduceWindow(Op):
         value = Full(fill, TensorType((), x.dtype))
         padded = Pad(x, value, low, high, tuple(gap - 1 for gap in self.x_dilation))
         reach = tuple(
-            n if step == 1 else maximum((n - 1) * step + 1, 0)
-            for n, step in zip(self.shape, self.strides, strict=True)
+            n if step == 1 else maximum((n - 1) * step + 1, 0) for n, step in zip(self.shape, self.strides, strict=True)
         )
         slices: list[Value] = []
         for offset in np.ndindex(self.window):
@@ -703,7 +690,7 @@ class ArgWindow(Op):
     largest: bool
     window: tuple[int, ...]
     strides: tuple[int, ...] = ()
-    padding: Padding = ()
+    padding: tuple[tuple[Dim, Dim], ...] = ()
     dilation: tuple[int, ...] = ()
     x_dilation: tuple[int, ...] = ()
 
@@ -723,9 +710,7 @@ class ArgWindow(Op):
         return Structure(tuple(axes), (read,), body, arg_monoid(self.x.dtype, i32, self.largest), i32)
 
     def evaluate(self, x: Array) -> Array:
-        windows = _window_arrays(
-            self, x.astype(accumulator(self.x.dtype).numpy), self.shape, self.fill().value
-        )
+        windows = _window_arrays(self, x.astype(accumulator(self.x.dtype).numpy), self.shape, self.fill().value)
         flat = windows.reshape(*windows.shape[: x.ndim], math.prod(self.window))
         return np.asarray((np.argmax if self.largest else np.argmin)(flat, axis=-1), np.int32)
 
@@ -746,7 +731,7 @@ class TakeWindow(Op):
     choice: Value
     window: tuple[int, ...]
     strides: tuple[int, ...] = ()
-    padding: Padding = ()
+    padding: tuple[tuple[Dim, Dim], ...] = ()
     dilation: tuple[int, ...] = ()
     x_dilation: tuple[int, ...] = ()
 
@@ -783,14 +768,14 @@ class TakeWindow(Op):
 
 
 class SpreadWindow(Op):
-    """The transpose of `TakeWindow`: into zeros of shape `to`, each element of `x` is added where its choice was read."""
+    """The transpose of `TakeWindow`: each element of `x` is added where its choice was read, to zeros of shape `to`."""
 
     x: Value
     choice: Value
     to: Shape
     window: tuple[int, ...]
     strides: tuple[int, ...] = ()
-    padding: Padding = ()
+    padding: tuple[tuple[Dim, Dim], ...] = ()
     dilation: tuple[int, ...] = ()
     x_dilation: tuple[int, ...] = ()
 
@@ -800,13 +785,12 @@ class SpreadWindow(Op):
         shape = windows_of(self, self.to)
         _choice(self, self.choice, shape)
         if self.x.shape != shape:
-            raise self.refuse(
-                f"x is {self.x.type}, its shape must be {shape}", code="TD0169", error=ShapeMismatch
-            )
+            raise self.refuse(f"x is {self.x.type}, its shape must be {shape}", code="TD0169", error=ShapeMismatch)
         return TensorType(self.to, self.x.dtype)
 
     def structure(self) -> Structure | None:
-        # Seen from an element of the result: window p reads it at offset k where i*x_dilation + low = p*stride + k*dilation.
+        # Seen from an element of the result: window p reads it at offset k where i*x_dilation + low = p*stride +
+        # k*dilation.
         axes, offsets, flat = _window_axes(self, self.shape)
         zero = _zero(self.dtype)
         index = tuple(

@@ -13,14 +13,14 @@ import numpy as np
 
 from ..dims import Dim, known_lt, product
 from ..dtypes import ARITHMETIC, COMPLEX, accumulator, bool_, i64
-from ..errors import CheckFailed, InvalidValue, OutOfRange, ShapeMismatch, TypeMismatch
+from ..errors import CheckFailed, InvalidValue, OutOfRange, ShapeMismatch, TreadleError, TypeMismatch
 from ..types import Shape, TensorType, TupleType, Type
 from ..value import Add, Array, DimSize, Full, Get, Value, lift, replace
 from .contract import moved
 from .elementwise import Clamp, Convert, Eq, Maximum, Select
 from .families import Indexing, Tangent, normalize_axis
 from .movement import Broadcast, Iota, Promise, Reshape, Transpose, static
-from .reduce import ORDERED, stacked
+from .reduce import ORDERED, converted, stacked
 
 # What an index outside its axis of n elements does.
 #   raise     -n..n-1 count as NumPy counts them, anything else fails
@@ -41,9 +41,7 @@ def _located(op: Gather | Scatter) -> tuple[Dim, ...]:
         raise op.refuse(f"mode {op.mode!r} is none of {', '.join(_MODES)}", code="TD0174", error=InvalidValue)
     x = op.x
     if not 0 <= op.batch_rank <= x.rank:
-        raise op.refuse(
-            f"{op.batch_rank} batch axes in a value of rank {x.rank}", code="TD0172", error=InvalidValue
-        )
+        raise op.refuse(f"{op.batch_rank} batch axes in a value of rank {x.rank}", code="TD0172", error=InvalidValue)
     axes = tuple(normalize_axis(op, axis, x.rank) for axis in op.axes)
     op.__dict__["axes"] = axes
     if len(set(axes)) != len(axes) or any(axis < op.batch_rank for axis in axes):
@@ -57,9 +55,7 @@ def _located(op: Gather | Scatter) -> tuple[Dim, ...]:
     shape = op.indices[0].shape
     for index in op.indices:
         if not index.dtype.is_integer:
-            raise op.refuse(
-                f"an index is {index.type}, integers are needed", code="TD0171", error=TypeMismatch
-            )
+            raise op.refuse(f"an index is {index.type}, integers are needed", code="TD0171", error=TypeMismatch)
         if index.shape != shape:
             raise op.refuse(
                 f"index shapes differ: {op.indices[0].type} and {index.type}",
@@ -80,18 +76,14 @@ def _whole(op: Gather | Scatter) -> tuple[int, ...]:
     return tuple(i for i in range(op.batch_rank, op.x.rank) if i not in op.axes)
 
 
-def _positions(
-    op: Gather | Scatter, shape: tuple[int, ...], indices: tuple[Array, ...]
-) -> tuple[list[Array], Array]:
+def _positions(op: Gather | Scatter, shape: tuple[int, ...], indices: tuple[Array, ...]) -> tuple[list[Array], Array]:
     """Positions in `shape` per index array, made valid, and where they are inside."""
     inside = np.ones(indices[0].shape, np.bool_)
     at: list[Array] = []
     for axis, index in zip(op.axes, indices, strict=True):
         n = shape[axis]
         # Of u64, what i64 does not hold is outside every axis, and so is the greatest i64.
-        where = (
-            np.minimum(index, np.uint64(2**63 - 1)).astype(np.int64) if index.dtype == np.uint64 else index
-        )
+        where = np.minimum(index, np.uint64(2**63 - 1)).astype(np.int64) if index.dtype == np.uint64 else index
         where = where.astype(np.int64)
         match op.mode:
             case "raise":
@@ -111,6 +103,12 @@ def _positions(
     return [np.where(inside, where, 0) for where in at], inside
 
 
+def _failure(op: Gather | Scatter) -> TreadleError:
+    """What native code reports: it knows that some index is outside, and not which."""
+    sizes = ", ".join(f"axis {axis} of size {op.x.shape[axis]}" for axis in op.axes)
+    return op.refuse(f"an index is outside {sizes}", code="TD0170", error=OutOfRange)
+
+
 def _outside(op: Gather | Scatter, message: str) -> OutOfRange | CheckFailed:
     if op.mode == "raise":
         return op.refuse(message, code="TD0170", error=OutOfRange)
@@ -120,8 +118,7 @@ def _outside(op: Gather | Scatter, message: str) -> OutOfRange | CheckFailed:
 def _batch_positions(op: Gather | Scatter, shape: tuple[int, ...]) -> list[Array]:
     """Along each batch axis every element indexes itself."""
     return [
-        np.arange(shape[i]).reshape(*(1,) * i, shape[i], *(1,) * (len(shape) - i - 1))
-        for i in range(op.batch_rank)
+        np.arange(shape[i]).reshape(*(1,) * i, shape[i], *(1,) * (len(shape) - i - 1)) for i in range(op.batch_rank)
     ]
 
 
@@ -138,9 +135,9 @@ def _same_batch(operands: tuple[Value, ...], batched: tuple[bool, ...]) -> tuple
 class Gather(Indexing):
     """Elements of `x` at the positions that `indices` give along `axes`, one index array per axis, all of one shape.
 
-    The first `batch_rank` axes of x and of the indices go together. The result has the batch axes, the other axes of the
-    indices, then the axes of x that are neither, in order: a whole slice is read along these. `mode` says what an index
-    outside does (see `Mode`); `unique` promises that no two positions are equal, so that the transpose may store
+    The first `batch_rank` axes of x and of the indices go together. The result has the batch axes, the other axes of
+    the indices, then the axes of x that are neither, in order: a whole slice is read along these. `mode` says what an
+    index outside does (see `Mode`); `unique` promises that no two positions are equal, so that the transpose may store
     without adding. Errors: TD0170 (outside, at run time), TD0171 (indices), TD0172 (axes), TD0174 (mode).
     """
 
@@ -154,6 +151,9 @@ class Gather(Indexing):
     @property
     def can_fail(self) -> bool:  # type: ignore[override]
         return self.mode == "raise"
+
+    def failure(self) -> TreadleError:
+        return _failure(self)
 
     @property
     def linear(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -184,13 +184,24 @@ class Gather(Indexing):
         return replace(self, x=tangents[0], mode=_linear_mode(self))
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
-        return self.accumulate_transpose(_zeros(self.x.tensor), cotangent, operand) if operand == 0 else None
+        if operand != 0:
+            return None
+        # Half floats that may meet in one place are summed in f32 and rounded once.
+        kept = self.dtype if self._apart() else accumulator(self.dtype)
+        zeros = _zeros(self.x.tensor.with_dtype(kept))
+        return converted(self._added(zeros, converted(cotangent, kept)), self.dtype)
 
     def accumulate_transpose(self, into: Value, cotangent: Value, operand: int) -> Value:
-        if operand != 0:
-            return into
-        mode = _linear_mode(self)
-        return Scatter(into, self.indices, cotangent, self.axes, "add", mode, self.batch_rank, self.unique)
+        if self._apart() or accumulator(self.dtype) is self.dtype:
+            return self._added(into, cotangent) if operand == 0 else into
+        return super().accumulate_transpose(into, cotangent, operand)
+
+    def _apart(self) -> bool:
+        """Whether no two positions are equal."""
+        return self.unique or product(self.indices[0].shape[self.batch_rank :]) == 1
+
+    def _added(self, into: Value, x: Value) -> Value:
+        return Scatter(into, self.indices, x, self.axes, "add", _linear_mode(self), self.batch_rank, self.unique)
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         if not batched[0] and self.batch_rank == 0:
@@ -210,8 +221,8 @@ class Scatter(Indexing):
     """`x` with `updates` combined into the positions that a `Gather` with the same indices would read.
 
     `updates` has the shape of that gather's result. Positions are taken in row-major order of the indices: with `set`
-    the last one wins; `add` and `mul` combine in that order, half floats in f32, rounded once; `max` and `min` let NaN
-    win. `unique` promises that no two positions are equal. Errors: as `Gather`, and TD0173 (updates).
+    the last one wins; `add` and `mul` combine in that order and round each time, as NumPy's `at` does; `max` and `min`
+    let NaN win. `unique` promises that no two positions are equal. Errors: as `Gather`, and TD0173 (updates).
     """
 
     x: Value
@@ -229,6 +240,9 @@ class Scatter(Indexing):
     def can_fail(self) -> bool:  # type: ignore[override]
         return self.mode == "raise"
 
+    def failure(self) -> TreadleError:
+        return _failure(self)
+
     @property
     def linear(self) -> tuple[int, ...]:  # type: ignore[override]
         return (0, len(self.indices) + 1) if self.combine in ("set", "add") else ()
@@ -243,9 +257,7 @@ class Scatter(Indexing):
             )
         accepted = {"add": ARITHMETIC, "mul": ARITHMETIC, "max": ORDERED, "min": ORDERED}.get(self.combine)
         if accepted is not None and self.x.dtype not in accepted:
-            raise self.refuse(
-                f"{self.x.dtype} is not accepted by {self.combine}", code="TD0114", error=TypeMismatch
-            )
+            raise self.refuse(f"{self.x.dtype} is not accepted by {self.combine}", code="TD0114", error=TypeMismatch)
         wanted = TensorType((*shape, *(self.x.shape[i] for i in _whole(self))), self.x.dtype)
         if self.updates.type != wanted:
             raise self.refuse(
@@ -257,12 +269,10 @@ class Scatter(Indexing):
         *indices, updates = rest
         at, inside = _positions(self, x.shape, tuple(indices))
         order = (*range(self.batch_rank), *self.axes, *_whole(self))
-        kept = x.dtype if self.combine == "set" else accumulator(self.dtype).numpy
+        kept = accumulator(self.dtype).numpy if self.combine in ("max", "min") else x.dtype
         found = np.ascontiguousarray(x.transpose(order)).astype(kept)
         # Boolean selection keeps row-major order, and `ufunc.at` is unbuffered: repeated positions meet one by one.
-        where = [
-            np.broadcast_to(p, inside.shape)[inside] for p in (*_batch_positions(self, inside.shape), *at)
-        ]
+        where = [np.broadcast_to(p, inside.shape)[inside] for p in (*_batch_positions(self, inside.shape), *at)]
         news = updates[inside].astype(kept)
         index = tuple(where)
         match self.combine:
@@ -285,9 +295,7 @@ class Scatter(Indexing):
             if self.combine == "add":
                 return cotangent
             gap = _zeros(self.updates.tensor)
-            return Scatter(
-                cotangent, self.indices, gap, self.axes, "set", self.mode, self.batch_rank, self.unique
-            )
+            return Scatter(cotangent, self.indices, gap, self.axes, "set", self.mode, self.batch_rank, self.unique)
         seen = self._gather(cotangent)
         if self.combine == "add" or self.unique:
             return seen
@@ -320,9 +328,7 @@ class Scatter(Indexing):
         updates = lift(0, self.updates) if updates is None else updates
         if self.combine in ("set", "add"):
             return replace(self, x=x, updates=updates)
-        through_x, through_updates = (
-            self._shares_of_product() if self.combine == "mul" else self._shares_of_extreme()
-        )
+        through_x, through_updates = self._shares_of_product() if self.combine == "mul" else self._shares_of_extreme()
         return replace(self, x=x * through_x, updates=updates * through_updates, combine="add")
 
     def _shares_of_extreme(self) -> tuple[Value, Value]:
@@ -354,7 +360,8 @@ class Scatter(Indexing):
 
 
 def take_along(x: Value, indices: Value, axis: int, mode: Mode = "raise", unique: bool = False) -> Value:
-    """Elements of `x` at `indices` along `axis`, as NumPy's take_along_axis: their other axes go together, equal in size.
+    """Elements of `x` at `indices` along `axis`, as NumPy's take_along_axis: their other axes go together, equal in
+    size.
 
     `unique` promises that the indices along the axis are distinct, as those of a sort are.
     """
@@ -379,9 +386,7 @@ def _starts(op: DynamicSlice | DynamicUpdate, sizes: Shape) -> None:
             raise op.refuse(f"a start is {start.type}, i64[] is needed", code="TD0175", error=TypeMismatch)
     for axis, (size, n) in enumerate(zip(sizes, op.x.shape, strict=True)):
         if known_lt(n, size):
-            raise op.refuse(
-                f"{size} elements of axis {axis}, which has {n}", code="TD0175", error=ShapeMismatch
-            )
+            raise op.refuse(f"{size} elements of axis {axis}, which has {n}", code="TD0175", error=ShapeMismatch)
 
 
 def _corner(starts: tuple[Array, ...], sizes: tuple[int, ...], shape: tuple[int, ...]) -> tuple[slice, ...]:
@@ -475,9 +480,7 @@ class DynamicUpdate(Indexing):
 
     def result(self) -> Type:
         if self.update.dtype is not self.x.dtype or self.update.rank != self.x.rank:
-            raise self.refuse(
-                f"{self.update.type} cannot stand in {self.x.type}", code="TD0176", error=ShapeMismatch
-            )
+            raise self.refuse(f"{self.update.type} cannot stand in {self.x.type}", code="TD0176", error=ShapeMismatch)
         _starts(self, self.update.shape)
         return self.x.tensor
 
@@ -537,18 +540,14 @@ class Sort(Indexing):
 
     def result(self) -> Type:
         if not 1 <= self.keys <= len(self.xs):
-            raise self.refuse(
-                f"{self.keys} keys of {len(self.xs)} operands", code="TD0177", error=InvalidValue
-            )
+            raise self.refuse(f"{self.keys} keys of {len(self.xs)} operands", code="TD0177", error=InvalidValue)
         first = self.xs[0]
         self.__dict__["axis"] = normalize_axis(self, self.axis, first.rank)
         for i, x in enumerate(self.xs):
             if i < self.keys and x.dtype not in ORDERED:
                 raise self.refuse(f"{x.dtype} has no order", code="TD0177", error=TypeMismatch)
             if x.shape != first.shape:
-                raise self.refuse(
-                    f"shapes differ: {first.type} and {x.type}", code="TD0177", error=ShapeMismatch
-                )
+                raise self.refuse(f"shapes differ: {first.type} and {x.type}", code="TD0177", error=ShapeMismatch)
         return TupleType(tuple(x.tensor for x in self.xs))
 
     def evaluate(self, *xs: Array) -> tuple[Array, ...]:
@@ -563,8 +562,7 @@ class Sort(Indexing):
         places = Iota(TensorType(self.xs[0].shape, i64), self.axis)
         order = Get(Sort((*self.xs, places), self.axis, self.keys, self.descending), len(self.xs))
         return tuple(
-            None if tangent is None else take_along(tangent, order, self.axis, "promised", True)
-            for tangent in tangents
+            None if tangent is None else take_along(tangent, order, self.axis, "promised", True) for tangent in tangents
         )
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
@@ -625,11 +623,7 @@ class TopK(Indexing):
 
     def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
         (tangent,) = tangents
-        return (
-            None
-            if tangent is None
-            else (take_along(tangent, Get(self, 1), self.axis, "promised", True), None)
-        )
+        return None if tangent is None else (take_along(tangent, Get(self, 1), self.axis, "promised", True), None)
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         return replace(self, x=operands[0], axis=self.axis + 1)
@@ -648,9 +642,7 @@ class SearchSorted(Indexing):
 
     def result(self) -> Type:
         if self.side not in ("left", "right"):
-            raise self.refuse(
-                f"side {self.side!r} is neither left nor right", code="TD0179", error=InvalidValue
-            )
+            raise self.refuse(f"side {self.side!r} is neither left nor right", code="TD0179", error=InvalidValue)
         if self.sorted.dtype is not self.values.dtype or self.sorted.dtype not in ORDERED:
             raise self.refuse(
                 f"{self.values.type} among {self.sorted.type}: one ordered dtype is needed",

@@ -1,8 +1,8 @@
 """Combining the elements along axes: reductions to one value, and prefixes along an axis.
 
-Every member is a monoid over a small state (`structure.py`), so partial results can be merged: that gives thread splits
-and sharding. Half floats are accumulated in f32 and rounded once. The result has the operand's dtype; whoever wants
-NumPy's wider sums converts first. All are total: what is combined from no elements is the identity.
+Every member is a monoid over a small state (`structure.py`), so partial results can be merged: that gives thread
+splits and sharding. Half floats are accumulated in f32 and rounded once. The result has the operand's dtype; whoever
+wants NumPy's wider sums converts first. All are total: what is combined from no elements is the identity.
 """
 
 from __future__ import annotations
@@ -87,9 +87,7 @@ class Prod(Reduction):
         if self.dtype is bool_:
             return np.asarray(np.logical_and.reduce(x, axis=self.axes))
         kept = accumulator(self.dtype).numpy
-        return np.asarray(np.multiply.reduce(x.astype(kept), axis=self.axes, dtype=kept)).astype(
-            self.dtype.numpy
-        )
+        return np.asarray(np.multiply.reduce(x.astype(kept), axis=self.axes, dtype=kept)).astype(self.dtype.numpy)
 
     def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
         (tangent,) = tangents
@@ -137,9 +135,7 @@ class Max(Extreme):
     def evaluate(self, x: Array) -> Array:
         kept = accumulator(self.dtype).numpy
         least = np.asarray(lowest(self.dtype), kept)[()]
-        return np.asarray(np.maximum.reduce(x.astype(kept), axis=self.axes, initial=least)).astype(
-            self.dtype.numpy
-        )
+        return np.asarray(np.maximum.reduce(x.astype(kept), axis=self.axes, initial=least)).astype(self.dtype.numpy)
 
 
 class Min(Extreme):
@@ -151,9 +147,7 @@ class Min(Extreme):
     def evaluate(self, x: Array) -> Array:
         kept = accumulator(self.dtype).numpy
         most = np.asarray(highest(self.dtype), kept)[()]
-        return np.asarray(np.minimum.reduce(x.astype(kept), axis=self.axes, initial=most)).astype(
-            self.dtype.numpy
-        )
+        return np.asarray(np.minimum.reduce(x.astype(kept), axis=self.axes, initial=most)).astype(self.dtype.numpy)
 
 
 class Any(Reduction):
@@ -210,8 +204,7 @@ class ArgExtreme(AlongAxis):
 
     def structure(self) -> Structure | None:
         axes = tuple(
-            Axis(f"a{i}", dim, "reduce" if i == self.axis else "parallel")
-            for i, dim in enumerate(self.x.shape)
+            Axis(f"a{i}", dim, "reduce" if i == self.axis else "parallel") for i, dim in enumerate(self.x.shape)
         )
         here = tuple(axis.position for axis in axes)
         body: tuple[Expr, ...] = (element(0, self.x.dtype), Index(here[self.axis]))
@@ -375,9 +368,7 @@ class LinearRecurrence(Op):
         )
         here = tuple(axis.position for axis in axes)
         body = (element(0, self.dtype), element(1, self.dtype))
-        return Structure(
-            axes, (Read(0, here), Read(1, here)), body, recurrence_monoid(self.dtype), self.dtype
-        )
+        return Structure(axes, (Read(0, here), Read(1, here)), body, recurrence_monoid(self.dtype), self.dtype)
 
     def evaluate(self, a: Array, b: Array) -> Array:
         kept = accumulator(self.dtype).numpy
@@ -400,9 +391,7 @@ class LinearRecurrence(Op):
         if operand == 0:
             return None
         # b[j] reaches y[i] for i >= j through a[j+1] ... a[i]: the recurrence from the other end, with a moved by one.
-        return LinearRecurrence(
-            shifted(self.a, self.axis, 0, not self.reverse), cotangent, self.axis, not self.reverse
-        )
+        return LinearRecurrence(shifted(self.a, self.axis, 0, not self.reverse), cotangent, self.axis, not self.reverse)
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         count = next(x.shape[0] for x, moved in zip(operands, batched, strict=True) if moved)

@@ -1,4 +1,6 @@
-"""Forward and reverse mode in a page, by the rules in `ops/families.py`: enough to differentiate one op and test its rule."""
+"""Forward and reverse mode in a page, by the rules in `ops/families.py`: enough to differentiate one op and
+test its rule.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ def tangent(value: Value, tangents: tuple[Value | None, ...]) -> Tangent:
 
 
 def pull_back(result: Value, wanted: Sequence[Parameter], cotangent: Value) -> list[Value | None]:
-    """The cotangents of `wanted`, in which `result` is linear. Sums are accumulated the way reads of parts ask for."""
+    """The cotangents of `wanted`, in which `result` is linear. Sums are accumulated the way reads of parts
+    ask for.
+    """
     params = [v for v in reachable(result) if isinstance(v, Parameter)]
     order = Graph("linear", tuple(params), (result,)).order
     moving = {id(p) for p in wanted}

@@ -1,8 +1,8 @@
 """A structure run directly, in NumPy: the second meaning of a structured op, beside its `evaluate`.
 
-Points of parallel axes are computed at once, points of reduced and scanned axes one after the other, in order. It knows
-nothing of ops or loops, so that what it says about either is a second opinion. A read that claims to need no fill is
-held to it.
+Points of parallel axes are computed at once, points of reduced and scanned axes one after the other, in
+order. It knows nothing of ops or loops, so that what it says about either is a second opinion. A read that
+claims to need no fill is held to it.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ def interpret(
     sizes: Mapping[str, int] | None = None,
     pieces: int = 1,
 ) -> np.ndarray:
-    """The result of `structure` on arrays. Reduced points are cut into `pieces` runs whose states are then merged."""
+    """The result of `structure` on arrays. Reduced points are cut into `pieces` runs whose states are then
+    merged.
+    """
     sizes = dict(sizes or {})
     extents = {axis.name: size_of(axis.extent, sizes) for axis in structure.axes}
     parallel = [axis for axis in structure.axes if axis.kind == "parallel"]
@@ -116,8 +118,10 @@ def read_at(read: Read, operand: np.ndarray, here: Positions) -> np.ndarray:
         assert np.all(inside), f"a read without a fill leaves {operand.shape}"
     if operand.size == 0 or not index:
         fill = 0 if read.fill is None else read.fill.value
-        return np.where(inside, operand, fill).astype(operand.dtype) if not index else np.full(
-            np.broadcast_shapes(inside.shape), fill, operand.dtype
+        return (
+            np.where(inside, operand, fill).astype(operand.dtype)
+            if not index
+            else np.full(np.broadcast_shapes(inside.shape), fill, operand.dtype)
         )
     found = operand[tuple(np.where(inside, at, 0) for at in index)]
     return found if read.fill is None else np.where(inside, found, np.asarray(read.fill.value, operand.dtype))

@@ -1,4 +1,6 @@
-"""Rows of contractions and windows: which axes go together, dtypes, no elements, strides and dilations, symbolic sizes."""
+"""Rows of contractions and windows: which axes go together, dtypes, no elements, strides and dilations,
+symbolic sizes.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,8 @@ from functools import partial
 from sample import Sample, around, random_inputs
 from table_reduce import apart, tied
 
-from treadle.ir.dtypes import ARITHMETIC, DType, f32, f64, i32, i64, u32
+from treadle.ir.dims import floordiv
+from treadle.ir.dtypes import ARITHMETIC, NUMBERS, DType, f32, f64, i32, i64, u32
 from treadle.ir.ops.contract import ArgWindow, Conv, Dot, ReduceWindow, SpreadWindow, TakeWindow
 from treadle.ir.ops.reduce import ORDERED
 from treadle.ir.value import Value
@@ -74,8 +77,8 @@ def dots() -> list[Sample]:
         row("dot", dot(((0,), (0,)), ((2,), (1,))), "f32[B,3,2*K]", "f32[B,2*K,5]", label="symbolic", B=2, K=3),
     ]
     for x, y, sums in (
-        ("i8", "i8", i32), ("u8", "i8", i32), ("i8", "u8", i32), ("u8", "u8", u32), ("u8", "u8", i32), ("i16", "i16", i64),
-        ("f16", "f16", f32), ("bf16", "bf16", f32), ("f32", "f32", f64),
+        ("i8", "i8", i32), ("u8", "i8", i32), ("i8", "u8", i32), ("u8", "u8", u32), ("u8", "u8", i32),
+        ("i16", "i16", i64), ("f16", "f16", f32), ("bf16", "bf16", f32), ("f32", "f32", f64),
     ):  # fmt: skip
         make = dot(NONE, ((1,), (0,)), sums)
         found.append(row("dot", make, f"{x}[3,6]", f"{y}[6,2]", label=f"in {sums}"))
@@ -108,6 +111,11 @@ CONVS: tuple[tuple[Make, str, str], ...] = (
 )
 
 
+def pad_half(x: Value, w: Value) -> Value:
+    """As the transpose of a strided convolution pads: by what depends on a size."""
+    return Conv(x, w, "NIw,OIw->NOw", padding=((floordiv(x.shape[2], 2) - 1, 1 - floordiv(x.shape[2], 3)),))
+
+
 def convolutions() -> list[Sample]:
     found = [row("conv", make, f"f32{x}", f"f32{w}", label=str(i)) for i, (make, x, w) in enumerate(CONVS)]
     found += [smooth("conv", make, f"f64{x}", f"f64{w}", label=str(i)) for i, (make, x, w) in enumerate(CONVS)]
@@ -124,7 +132,16 @@ def convolutions() -> list[Sample]:
         row("conv", conv("NIw,OIw->NOw"), "f32[2,0,5]", "f32[3,0,3]", label="no channels"),
         row("conv", conv("NIw,OIw->NOw"), "f32[1,2,2]", "f32[3,2,3]", label="no window fits"),
         row("conv", conv("NIw,OIw->NOw", padding=((2, 2),)), "f32[1,2,0]", "f32[3,2,3]", label="padding alone"),
-        row("conv", conv("NIw,OIw->NOw", strides=(2,), padding=((1, 1),)), "f32[B,2,W]", "f32[3,2,3]", label="symbolic", B=2, W=7),
+        row(
+            "conv",
+            conv("NIw,OIw->NOw", strides=(2,), padding=((1, 1),)),
+            "f32[B,2,W]",
+            "f32[3,2,3]",
+            label="symbolic",
+            B=2,
+            W=7,
+        ),
+        row("conv", pad_half, "f32[1,2,W]", "f32[3,2,3]", label="symbolic padding", W=7),
         row("conv", conv("NIw,OIw->NOw"), "f32[B,C,W]", "f32[4,C,3]", label="symbolic", B=1, C=2, W=5),
     ]
     return found
@@ -150,6 +167,7 @@ def windows() -> list[Sample]:
     found: list[Sample] = []
     for kind in ("sum", "max", "min", "prod"):
         for i, (shape, numbers) in enumerate(WINDOWS):
+
             def make(x: Value, kind: str = kind, numbers: tuple[object, ...] = numbers) -> Value:
                 return ReduceWindow(x, kind, *numbers)
 
@@ -161,14 +179,18 @@ def windows() -> list[Sample]:
         def pool(x: Value, kind: str = kind) -> Value:
             return ReduceWindow(x, kind, (3,), (2,), ((1, 1),))
 
-        for dtype in ARITHMETIC if kind in ("sum", "prod") else ORDERED:
-            if dtype.name != "bool" or kind in ("max", "min"):
-                found.append(row("reduce_window", pool, f"{dtype}[7]", label=kind))
+        accepted = NUMBERS if kind in ("sum", "prod") else ORDERED
+        found += [row("reduce_window", pool, f"{dtype}[7]", label=kind) for dtype in accepted]
         found += [
             row("reduce_window", pool, "f32[W]", label=kind, W=6),
             row("reduce_window", pool, "f32[0]", label=kind),
             # Every other window falls between the elements.
-            row("reduce_window", lambda x, kind=kind: ReduceWindow(x, kind, (2,), (3,), (), (2,), (2,)), "f32[6]", label=kind),
+            row(
+                "reduce_window",
+                lambda x, kind=kind: ReduceWindow(x, kind, (2,), (3,), (), (2,), (2,)),
+                "f32[6]",
+                label=kind,
+            ),
         ]
     return found + choices()
 
@@ -177,6 +199,7 @@ def choices() -> list[Sample]:
     found: list[Sample] = []
     for i, (shape, numbers) in enumerate(WINDOWS):
         for largest in (True, False):
+
             def make(x: Value, largest: bool = largest, numbers: tuple[object, ...] = numbers) -> Value:
                 return ArgWindow(x, largest, *numbers)
 
@@ -185,9 +208,12 @@ def choices() -> list[Sample]:
             build = around(partial(_chosen, op, numbers), f"f64{shape}", f"f64{shape}")
             types = (f"f64{shape}", f"f64{shape}")
             found.append(Sample(op, f"{shape} {i}", build, tied(*types)))
-    for dtype in ORDERED:
-        found.append(row("arg_window", lambda x: ArgWindow(x, True, (3,), (2,), ((1, 1),)), f"{dtype}[7]"))
-    found.append(row("arg_window", lambda x: ArgWindow(x, True, (3,), (2,), ((1, 1),)), "f32[W]", W=7))
+
+    def pool(x: Value) -> Value:
+        return ArgWindow(x, True, (3,), (2,), ((1, 1),))
+
+    found += [row("arg_window", pool, f"{dtype}[7]") for dtype in ORDERED]
+    found.append(row("arg_window", pool, "f32[W]", W=7))
     return found
 
 
@@ -200,5 +226,3 @@ def _chosen(op: str, numbers: tuple[object, ...], x: Value, t: Value) -> Value:
 
 def samples() -> list[Sample]:
     return [*dots(), *convolutions(), *windows()]
-
-

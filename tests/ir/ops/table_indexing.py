@@ -1,4 +1,6 @@
-"""Rows of ops whose positions are data: every mode, batch axes, repeated and missing positions, ties and NaN in sorts."""
+"""Rows of ops whose positions are data: every mode, batch axes, repeated and missing positions, ties and NaN
+in sorts.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def given(*types: str, low: int, high: int, **sizes: int) -> Inputs:
 def smooth_inputs(*types: str, low: int, high: int) -> Inputs:
     def inputs(rng: np.random.Generator) -> list[np.ndarray]:
         return [
-            rng.integers(low, high, at_sizes(text, {})) if kind(text).dtype.is_integer else draw(rng, kind(text).dtype, at_sizes(text, {}))
+            rng.integers(low, high, at_sizes(text, {}))
+            if kind(text).dtype.is_integer
+            else draw(rng, kind(text).dtype, at_sizes(text, {}))
             for text in types
         ]
 
@@ -63,7 +67,9 @@ def row(op: str, make: Make, *types: str, low: int = 0, high: int = 3, label: st
 
 def smooth(op: str, make: Make, *types: str, low: int = 0, high: int = 3, label: str = "") -> Sample:
     inputs = smooth_inputs(*types, low=low, high=high)
-    return Sample(op, f"smooth {' '.join(types)} {label}".strip(), around(make, *types), inputs, ulp=64.0, atol=1e-12, smooth=True)
+    return Sample(
+        op, f"smooth {' '.join(types)} {label}".strip(), around(make, *types), inputs, ulp=64.0, atol=1e-12, smooth=True
+    )
 
 
 def gather(axes: tuple[int, ...], mode: str = "raise", batch: int = 0) -> Make:
@@ -109,8 +115,13 @@ def gathers() -> list[Sample]:
             for mode in ("raise", "clip", "wrap", "drop")
         ]
     found += [row("gather", gather((0,), "fill"), f"{dtype}[3,2]", "i64[6]", low=-2, high=5) for dtype in DTYPES]
-    found += [row("gather", gather((0,), "wrap"), "f32[3]", f"{dtype}[6]", high=9) for dtype in ("i8", "u8", "u16", "i32", "u64")]
-    found += [row("gather", gather((0,), mode), "f32[0,2]", "i64[3]", low=-2, label=f"{mode}, of none") for mode in TOTAL]
+    found += [
+        row("gather", gather((0,), "wrap"), "f32[3]", f"{dtype}[6]", high=9)
+        for dtype in ("i8", "u8", "u16", "i32", "u64")
+    ]
+    found += [
+        row("gather", gather((0,), mode), "f32[0,2]", "i64[3]", low=-2, label=f"{mode}, of none") for mode in TOTAL
+    ]
     found += [
         row("gather", gather((0,)), "f32[4,2]", "i64[0]", label="nothing"),
         row("gather", gather((0,)), "f32[0,2]", "i64[0]", label="nothing of none"),
@@ -139,18 +150,43 @@ def scatters() -> list[Sample]:
         for mode in ("clip", "wrap", "fill", "promised"):
             low, high = (0, 3) if mode == "promised" else (-9, 9)
             make = scatter((0,), combine, mode)
-            found.append(row("scatter", make, "f32[4,2]", "i64[7]", "f32[7,2]", low=low, high=high, label=f"{combine} {mode}"))
-            found.append(smooth("scatter", make, "f64[4,2]", "i64[7]", "f64[7,2]", low=low, high=high, label=f"{combine} {mode}"))
-        for dtype in DTYPES if combine == "set" else ("bool", "i8", "u64", "f16", "bf16", "f64", "c64"):
-            if combine in ("set", "add", "mul") or str(dtype) != "c64":
-                found.append(Sample("scatter", f"{combine} {dtype}", around(scatter((0,), combine), f"{dtype}[4]", "i64[7]", f"{dtype}[7]"), numbered(str(dtype))))
+            found.append(
+                row("scatter", make, "f32[4,2]", "i64[7]", "f32[7,2]", low=low, high=high, label=f"{combine} {mode}")
+            )
+            found.append(
+                smooth("scatter", make, "f64[4,2]", "i64[7]", "f64[7,2]", low=low, high=high, label=f"{combine} {mode}")
+            )
+        some = ("bool", "i8", "u64", "f16", "bf16", "f64", *(() if combine in ("max", "min") else ("c64",)))
+        found += [
+            Sample(
+                "scatter",
+                f"{combine} {dtype}",
+                around(scatter((0,), combine), f"{dtype}[4]", "i64[7]", f"{dtype}[7]"),
+                numbered(dtype),
+            )
+            for dtype in ([d.name for d in DTYPES] if combine == "set" else some)
+        ]
         found += [
             row("scatter", scatter((0,), combine), "f32[4,2]", "i64[0]", "f32[0,2]", label=f"{combine} nothing"),
-            row("scatter", scatter((0,), combine, "clip"), "f32[0,2]", "i64[3]", "f32[3,2]", label=f"{combine} into none"),
+            row(
+                "scatter",
+                scatter((0,), combine, "clip"),
+                "f32[0,2]",
+                "i64[3]",
+                "f32[3,2]",
+                label=f"{combine} into none",
+            ),
             row("scatter", scatter((0,), combine), "f32[V,D]", "i64[B]", "f32[B,D]", label=combine, V=4, D=2, B=5),
         ]
     found.append(smooth("scatter", scatter((0,), "mul"), "f64[3]", "i64[5]", "f64[5]", label="product of few"))
-    zeros = Sample("scatter", "smooth mul zeros", around(scatter((0,), "mul"), "f64[4]", "i64[8]", "f64[8]"), some_zeros, ulp=64.0, smooth=True)
+    zeros = Sample(
+        "scatter",
+        "smooth mul zeros",
+        around(scatter((0,), "mul"), "f64[4]", "i64[8]", "f64[8]"),
+        some_zeros,
+        ulp=64.0,
+        smooth=True,
+    )
     return [*found, zeros]
 
 
@@ -179,9 +215,7 @@ def blocks() -> list[Sample]:
     def update(x: Value, news: Value, *starts: Value) -> Value:
         return DynamicUpdate(x, news, starts)
 
-    found = [
-        row("dynamic_slice", block((2, 3)), "f32[4,5]", "i64[]", "i64[]", high=6, label=str(i)) for i in range(4)
-    ]
+    found = [row("dynamic_slice", block((2, 3)), "f32[4,5]", "i64[]", "i64[]", high=6, label=str(i)) for i in range(4)]
     found += [
         row("dynamic_slice", block((2,)), "f32[6]", "i64[]", low=-9, high=0, label="before"),
         row("dynamic_slice", block((4, 2)), "i8[4,5]", "i64[]", "i64[]", low=9, high=20, label="after"),
@@ -233,7 +267,14 @@ def sorts() -> list[Sample]:
             if dtype.kind == "float":
                 text = f"{dtype}[20,6]"
                 found.append(Sample("sort", f"{dtype} special {way}", results(along(0), text), with_specials(text)))
-                found.append(Sample("arg_sort", f"{dtype} special {way}", around(lambda x, d=descending: ArgSort(x, 0, d), text), with_specials(text)))
+                found.append(
+                    Sample(
+                        "arg_sort",
+                        f"{dtype} special {way}",
+                        around(lambda x, d=descending: ArgSort(x, 0, d), text),
+                        with_specials(text),
+                    )
+                )
             found.append(row("arg_sort", lambda x, d=descending: ArgSort(x, -1, d), f"{dtype}[3,9]", label=way))
         keyed = ("i8[12]", "f32[12]", "bool[12]", "c64[12]")
         found += [
@@ -251,7 +292,13 @@ def sorts() -> list[Sample]:
         special = results(lambda x, d=descending: TopK(x, 7, 0, d), "f32[20,6]")
         found += [
             Sample("top_k", f"special {way}", special, with_specials("f32[20,6]")),
-            Sample("top_k", f"smooth {way}", results(lambda x, d=descending: TopK(x, 3, 0, d), "f64[5,2]"), apart("f64[5,2]"), smooth=True),
+            Sample(
+                "top_k",
+                f"smooth {way}",
+                results(lambda x, d=descending: TopK(x, 3, 0, d), "f64[5,2]"),
+                apart("f64[5,2]"),
+                smooth=True,
+            ),
         ]
     return found
 
@@ -259,6 +306,7 @@ def sorts() -> list[Sample]:
 def searches() -> list[Sample]:
     found: list[Sample] = []
     for side in ("left", "right"):
+
         def search(among: Value, values: Value, side: str = side) -> Value:
             return SearchSorted(among, values, side)
 
@@ -267,7 +315,15 @@ def searches() -> list[Sample]:
             ("[2,5]", "[2]", {}), ("[N]", "[B,3]", {"N": 4, "B": 2}),
         ):  # fmt: skip
             types = (f"f32{among}", f"f32{values}")
-            found.append(Sample("search_sorted", f"{among} {values} {side}", around(search, *types), ascending(*types, **sizes), sizes=sizes))
+            found.append(
+                Sample(
+                    "search_sorted",
+                    f"{among} {values} {side}",
+                    around(search, *types),
+                    ascending(*types, **sizes),
+                    sizes=sizes,
+                )
+            )
         for dtype in ORDERED:
             types = (f"{dtype}[6]", f"{dtype}[5]")
             found.append(Sample("search_sorted", f"{dtype} {side}", around(search, *types), ascending(*types)))

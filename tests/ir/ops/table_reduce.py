@@ -1,4 +1,6 @@
-"""Rows of reductions and prefixes: every dtype, NaN and infinities, no elements, ties, several axes, symbolic sizes."""
+"""Rows of reductions and prefixes: every dtype, NaN and infinities, no elements, ties, several axes, symbolic
+sizes.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,9 @@ def apart(text: str) -> Inputs:
     return inputs
 
 
-def row(op: str, make: Make, *types: str, label: str = "", inputs: Inputs | None = None, ulp: float = 0.0, **sizes: int) -> Sample:
+def row(
+    op: str, make: Make, *types: str, label: str = "", inputs: Inputs | None = None, ulp: float = 0.0, **sizes: int
+) -> Sample:
     shown = " ".join((*types, label)).strip()
     return Sample(op, shown, around(make, *types), inputs or tied(*types, **sizes), ulp=ulp, sizes=sizes)
 
@@ -108,6 +112,7 @@ def shapes(op: str, make: Callable[..., Make], dtype: DType, one_axis: bool) -> 
 def reductions() -> list[Sample]:
     found: list[Sample] = []
     for op in (Sum, Prod, Max, Min, Any, All):
+
         def make(*axes: int, op: Callable[..., Value] = op) -> Make:
             return lambda x: op(x, axes)
 
@@ -120,8 +125,18 @@ def reductions() -> list[Sample]:
                 loose = ROUNDING[dtype.name] if op in (Sum, Prod) else 0.0
                 found.append(row(name, make(1), text, label="random", inputs=random_inputs(text, low=0.5), ulp=loose))
             if dtype.kind == "float":
-                found.append(row(name, make(0), f"{dtype}[20,6]", label="special", inputs=with_specials(f"{dtype}[20,6]"), ulp=16.0))
+                found.append(
+                    row(
+                        name,
+                        make(0),
+                        f"{dtype}[20,6]",
+                        label="special",
+                        inputs=with_specials(f"{dtype}[20,6]"),
+                        ulp=16.0,
+                    )
+                )
     for op in (Sum, Prod):
+
         def make(*axes: int, op: Callable[..., Value] = op) -> Make:
             return lambda x: op(x, axes)
 
@@ -131,7 +146,9 @@ def reductions() -> list[Sample]:
             smooth(op.name, make(0), "c128[4,2]"),
             smooth(op.name, make(), "f64[3]"),
         ]
-    found.append(smooth("prod", lambda x: Prod(x, (0,)), "f64[4,3]", inputs=zeros_in("f64[4,3]"), label="one zero, two zeros"))
+    found.append(
+        smooth("prod", lambda x: Prod(x, (0,)), "f64[4,3]", inputs=zeros_in("f64[4,3]"), label="one zero, two zeros")
+    )
     for op in (Max, Min):
         found += [
             smooth(op.name, lambda x, op=op: op(x, (1,)), "f64[3,4]", inputs=apart("f64[3,4]")),
@@ -154,6 +171,7 @@ def zeros_in(text: str) -> Inputs:
 def positions() -> list[Sample]:
     found: list[Sample] = []
     for op in (ArgMax, ArgMin):
+
         def make(axis: int, op: Callable[..., Value] = op) -> Make:
             return lambda x: op(x, axis)
 
@@ -175,18 +193,26 @@ def prefixes() -> list[Sample]:
             def make(axis: int, op: Callable[..., Value] = op, reverse: bool = reverse) -> Make:
                 return lambda x: op(x, axis, reverse)
 
-            found += [s for s in shapes(op.name, make, kind("f64[]").dtype, one_axis=True) if not reverse or "B" in s.label]
+            found += [
+                s for s in shapes(op.name, make, kind("f64[]").dtype, one_axis=True) if not reverse or "B" in s.label
+            ]
             for dtype in ARITHMETIC if op in (CumSum, CumProd) else ORDERED:
                 found.append(row(op.name, make(1), f"{dtype}[3,5]", label=way))
             text = "f32[20,6]"
             found.append(row(op.name, make(0), text, label=f"special {way}", inputs=with_specials(text), ulp=16.0))
             if op in (CumSum, CumProd):
-                found += [smooth(op.name, make(1), "f64[2,4]", label=way), smooth(op.name, make(0), "c128[3,2]", label=way)]
+                found += [
+                    smooth(op.name, make(1), "f64[2,4]", label=way),
+                    smooth(op.name, make(0), "c128[3,2]", label=way),
+                ]
                 continue
             found.append(smooth(op.name, make(1), "f64[3,5]", inputs=apart("f64[3,5]"), label=way))
         if op is CumProd:
-            found.append(smooth(op.name, lambda x: CumProd(x, 0), "f64[4,3]", inputs=zeros_in("f64[4,3]"), label="zeros"))
+            found.append(
+                smooth(op.name, lambda x: CumProd(x, 0), "f64[4,3]", inputs=zeros_in("f64[4,3]"), label="zeros")
+            )
     for reverse in (False, True):
+
         def recurrence(a: Value, b: Value, reverse: bool = reverse) -> Value:
             return LinearRecurrence(a, b, 1, reverse)
 

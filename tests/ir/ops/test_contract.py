@@ -44,7 +44,8 @@ def small(*shape: int, dtype: object = np.float64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(-3, 4, shape).astype(dtype)
 
 
-# --- dot ----------------------------------------------------------------------------------------------------------
+# --- dot
+# ----------------------------------------------------------------------------------------------------------
 
 
 def test_dot_is_einsum() -> None:
@@ -52,7 +53,10 @@ def test_dot_is_einsum() -> None:
     x, y = small(2, 3, 4, 5), small(4, 2, 6, 5)
     got = run(lambda a, b: Dot(a, b, (2, 0), (0, 1), (3,), (3,)), x, y)
     agree(got, np.einsum("bmak,abnk->abmn", x, y))
-    agree(run(lambda a, b: Dot(a, b, (), (), (1, 0), (0, 1)), small(3, 4), small(4, 3)), np.einsum("ij,ji->", small(3, 4), small(4, 3)))
+    agree(
+        run(lambda a, b: Dot(a, b, (), (), (1, 0), (0, 1)), small(3, 4), small(4, 3)),
+        np.einsum("ij,ji->", small(3, 4), small(4, 3)),
+    )
 
 
 def test_integers_wrap_unless_a_wider_sum_is_asked_for() -> None:
@@ -90,19 +94,18 @@ def test_dot_of_symbolic_sizes() -> None:
     assert back is not None and back.type == op.y.type
 
 
-# --- convolution --------------------------------------------------------------------------------------------------
+# --- convolution
+# --------------------------------------------------------------------------------------------------
 
 
-def by_definition(x: np.ndarray, w: np.ndarray, numbers: tuple[Numbers, tuple[tuple[int, int], ...], Numbers, Numbers]) -> np.ndarray:
+def by_definition(
+    x: np.ndarray, w: np.ndarray, numbers: tuple[Numbers, tuple[tuple[int, int], ...], Numbers, Numbers]
+) -> np.ndarray:
     """NI..., OI... -> NO... by its definition, one product after the other."""
     strides, padding, dilation, x_dilation = numbers
     spatial = range(len(strides))
-    padded = [
-        (n - 1) * g + 1 + low + high for n, g, (low, high) in zip(x.shape[2:], x_dilation, padding, strict=True)
-    ]
-    sizes = [
-        (padded[i] - ((w.shape[2 + i] - 1) * dilation[i] + 1)) // strides[i] + 1 for i in spatial
-    ]
+    padded = [(n - 1) * g + 1 + low + high for n, g, (low, high) in zip(x.shape[2:], x_dilation, padding, strict=True)]
+    sizes = [(padded[i] - ((w.shape[2 + i] - 1) * dilation[i] + 1)) // strides[i] + 1 for i in spatial]
     result = np.zeros((x.shape[0], w.shape[0], *sizes))
     for n, o, c in itertools.product(range(x.shape[0]), range(w.shape[0]), range(x.shape[1])):
         for p in itertools.product(*map(range, sizes)):
@@ -149,7 +152,9 @@ def test_convolution_by_definition(data: st.DataObject) -> None:
 
 
 def test_transposes_of_a_convolution_are_convolutions() -> None:
-    """Closed under transposition, so that a second derivative needs no third kind of op: grouped and dilated included."""
+    """Closed under transposition, so that a second derivative needs no third kind of op: grouped and dilated
+    included.
+    """
     x, w = parameter("f64[2,3,2,7,6]"), parameter("f64[3,4,2,3,2]", "w")
     op = Conv(x, w, "NGIhw,GOIhw->NGOhw", (2, 1), ((1, 2), (0, -1)), (1, 2), (2, 1))
     for operand in (0, 1):
@@ -180,11 +185,15 @@ def test_transposes_have_symbolic_padding() -> None:
 
 
 def test_groups_are_blocks_of_channels() -> None:
-    """What `groups` means elsewhere: each block of channels is convolved alone. Nothing but shapes may change."""
+    """What `groups` means elsewhere: each block of channels is convolved alone. Nothing but shapes may
+    change.
+    """
     x, w = small(2, 6, 5, 4), small(9, 2, 3, 3, seed=1)
     got = run(lambda a, b: conv(a, b, padding=((1, 1), (0, 0)), groups=3), x, w)
     numbers = ((1, 1), ((1, 1), (0, 0)), (1, 1), (1, 1))
-    want = np.concatenate([by_definition(x[:, 2 * g : 2 * g + 2], w[3 * g : 3 * g + 3], numbers) for g in range(3)], axis=1)
+    want = np.concatenate(
+        [by_definition(x[:, 2 * g : 2 * g + 2], w[3 * g : 3 * g + 3], numbers) for g in range(3)], axis=1
+    )
     agree(got, want)
     last = run(
         lambda a, b: conv(a, b, padding=((1, 1), (0, 0)), groups=3, layout="NHWC,HWIO->NHWC"),
@@ -199,7 +208,14 @@ def test_layouts_name_windows_in_the_order_of_x() -> None:
     x, w = small(1, 2, 6, 5), small(3, 2, 2, 3, seed=1)
     want = by_definition(x, w, ((2, 1), ((0, 0), (1, 0)), (1, 1), (1, 1)))
     agree(run(lambda a, b: conv(a, b, (2, 1), ((0, 0), (1, 0)), layout="NCWH,OIWH->NCWH"), x, w), want)
-    agree(run(lambda a, b: conv(a, b, (2, 1), ((0, 0), (1, 0)), layout="NC01,OI10->N0C1"), x, w.transpose(0, 1, 3, 2).copy()), want.transpose(0, 2, 1, 3).copy())
+    agree(
+        run(
+            lambda a, b: conv(a, b, (2, 1), ((0, 0), (1, 0)), layout="NC01,OI10->N0C1"),
+            x,
+            w.transpose(0, 1, 3, 2).copy(),
+        ),
+        want.transpose(0, 2, 1, 3).copy(),
+    )
 
 
 def test_specs_are_read_or_explained() -> None:
@@ -216,7 +232,9 @@ def test_specs_are_read_or_explained() -> None:
 
 
 def test_complex_transposes_do_not_conjugate() -> None:
-    """Cotangents pair by Re(a*b), so the transpose of a product is the product with the other factor as it stands."""
+    """Cotangents pair by Re(a*b), so the transpose of a product is the product with the other factor as it
+    stands.
+    """
     x, w = parameter("c128[1,1,2]"), parameter("c128[1,1,2]", "w")
     op = Conv(x, w, "NIw,OIw->NOw")
     cotangent = Parameter("c", op.tensor)
@@ -227,7 +245,8 @@ def test_complex_transposes_do_not_conjugate() -> None:
     agree(pulled, weights)
 
 
-# --- windows ------------------------------------------------------------------------------------------------------
+# --- windows
+# ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind_", ["sum", "max", "min", "prod"])
@@ -293,10 +312,18 @@ F = "f32[3,4]"
         (lambda: Conv(parameter("f32[1,2,5]"), parameter("f32[3,2,3]"), "NIw,OIw"), "TD0163", InvalidValue),
         (lambda: Conv(parameter("f32[1,2,5]"), parameter("f32[3,2,3]"), "NIhw,OIhw->NOhw"), "TD0164", ShapeMismatch),
         (lambda: Conv(parameter("f32[1,2,5]"), parameter("f32[3,4,3]"), "NIw,OIw->NOw"), "TD0164", ShapeMismatch),
-        (lambda: Conv(parameter("f32[1,2,5]"), parameter("f32[3,2,3]"), "NIw,OIw->NOw", (1, 1)), "TD0165", InvalidValue),
+        (
+            lambda: Conv(parameter("f32[1,2,5]"), parameter("f32[3,2,3]"), "NIw,OIw->NOw", (1, 1)),
+            "TD0165",
+            InvalidValue,
+        ),
         (lambda: Conv(parameter("f32[1,2,5]"), parameter("f32[3,2,3]"), "NIw,OIw->NOw", (0,)), "TD0165", InvalidValue),
         (lambda: Conv(parameter("f32[1,2,1]"), parameter("f32[3,2,4]"), "NIw,OIw->NOw"), "TD0166", ShapeMismatch),
-        (lambda: conv(parameter("f32[1,3,5]"), parameter("f32[4,1,3]"), groups=2, layout="NCW,OIW->NCW"), "TD0164", ShapeMismatch),
+        (
+            lambda: conv(parameter("f32[1,3,5]"), parameter("f32[4,1,3]"), groups=2, layout="NCW,OIW->NCW"),
+            "TD0164",
+            ShapeMismatch,
+        ),
         (lambda: conv(parameter("f32[1,3,5]"), parameter("f32[4,3,3]"), layout="NCW,OIW"), "TD0163", InvalidValue),
         (lambda: ReduceWindow(parameter(F), "mean", (1, 2)), "TD0167", InvalidValue),  # type: ignore[arg-type]
         (lambda: ReduceWindow(parameter(F), "max", (2,)), "TD0165", InvalidValue),

@@ -1,4 +1,6 @@
-"""Reductions and prefixes against NumPy's own, their errors, and their monoids: merged anywhere, they must agree."""
+"""Reductions and prefixes against NumPy's own, their errors, and their monoids: merged anywhere, they must
+agree.
+"""
 
 from __future__ import annotations
 
@@ -199,7 +201,8 @@ def test_errors_say_whose_line(make: Callable[[], Value], code: str, error: type
     assert caught.value.location == HERE
 
 
-# --- monoids ------------------------------------------------------------------------------------------------------
+# --- monoids
+# ------------------------------------------------------------------------------------------------------
 
 
 def reduced(monoid: Monoid, *arrays: np.ndarray, pieces: int) -> np.ndarray:
@@ -213,7 +216,9 @@ def reduced(monoid: Monoid, *arrays: np.ndarray, pieces: int) -> np.ndarray:
 
 @pytest.mark.parametrize("pieces", [1, 2, 5, 13])
 def test_states_merge_anywhere(pieces: int) -> None:
-    """Threads, shards and split sums cut an axis where they like; more pieces than elements leaves empty states."""
+    """Threads, shards and split sums cut an axis where they like; more pieces than elements leaves empty
+    states.
+    """
     x = np.random.default_rng(0).standard_normal((3, 7)).round(1)
     x[1, 2] = np.nan
     for op in (Sum(parameter("f64[3,7]"), (1,)), Max(parameter("f64[3,7]"), (1,)), Prod(parameter("f64[3,7]"), (1,))):
