@@ -1,0 +1,72 @@
+"""From a program and its kernels to the text of one module.
+
+The program's slots become places in the entry's buffers, its calls runs of kernels, each with failure sites of its own;
+kernels stand in the module once, however often they are called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import assert_never
+
+from ...ir.dims import symbol
+from ...ir.loops.nodes import Kernel
+from ...ir.program import Call, Copy, KernelDef, Loop, Program, Slot, Statement, Switch, While
+from ...ir.target import Target
+from . import entry
+from .emit import Module
+from .interface import add_interface
+
+
+def module_text(
+    program: Program, kernels: Mapping[str, Kernel], target: Target, *, interface: str | None = None
+) -> str:
+    """The module of a program; with `interface`, a saved model's C functions of that name are in it too."""
+    module = Module(target)
+    for kernel in kernels.values():
+        module.add(kernel)
+    entry.add_entry(module, entry_of(program))
+    if interface is not None:
+        add_interface(module, program, interface)
+    return module.text()
+
+
+def entry_of(program: Program) -> entry.Entry:
+    """The program as the entry's plain data."""
+    return entry.Entry(tuple(dim.name for dim in program.dims), _Steps(program).body(program.body), program.arena_bytes)
+
+
+class _Steps:
+    def __init__(self, program: Program) -> None:
+        self.kernels: dict[str, KernelDef] = {kernel.name: kernel for kernel in program.kernels}
+        inputs, outputs = len(program.inputs), len(program.outputs)
+        self.base = {"in": 0, "out": inputs, "const": inputs + outputs}
+        self.sites = 0
+
+    def body(self, statements: tuple[Statement, ...]) -> tuple[entry.Step, ...]:
+        return tuple(self.step(statement) for statement in statements)
+
+    def place(self, slot: Slot) -> entry.Place:
+        if slot.space == "arena":
+            return entry.Place("arena", 0, slot.offset)
+        return entry.Place("buffer", self.base[slot.space] + slot.index, slot.offset)
+
+    def step(self, statement: Statement) -> entry.Step:
+        match statement:
+            case Call(name, reads, writes, sites=sites):
+                kernel = self.kernels[name]
+                updated = {result for result, _ in kernel.updates}
+                slots = (*reads, *(slot for i, slot in enumerate(writes) if i not in updated))
+                first, self.sites = self.sites, self.sites + len(sites)
+                dims = tuple(symbol(dim.name) for dim in kernel.graph.dims)
+                return entry.Run(name, tuple(map(self.place, slots)), dims, first)
+            case Copy(source, target):
+                return entry.Move(self.place(source), self.place(target), source.type.bytes)
+            case Loop(var, count, body, reverse):
+                return entry.Count(var, count, self.body(body), reverse)
+            case While(condition, flag, body):
+                return entry.Loop(self.body(condition), self.place(flag), self.body(body))
+            case Switch(selector, branches):
+                dtype = selector.type.dtype.name
+                return entry.Switch(self.place(selector), dtype, tuple(self.body(branch) for branch in branches))
+        assert_never(statement)
