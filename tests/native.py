@@ -17,12 +17,11 @@ from treadle.codegen import isa
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.host import host
 from treadle.codegen.llvm.emit import NO_FAILURE, SITE_SHIFT, Module
-from treadle.codegen.llvm.intrinsics import UNDEFINED
 from treadle.codegen.llvm.optimize import object_code
 from treadle.ir.loops.evaluate import evaluate
 from treadle.ir.loops.nodes import Kernel
 from treadle.ir.target import Target
-from treadle.runtime.loader import LoadedObject, load
+from treadle.runtime.loader import BLOCK_OPERATIONS, LoadedObject, load
 
 
 def runs_here(target: Target) -> bool:
@@ -54,7 +53,7 @@ class Compiled:
         self.kernels = {kernel.name: kernel for kernel in kernels}
         self.text = module.text()
         code = object_code(self.text, target.triple, target.llvm_cpu, target.llvm_features)
-        self.loaded: LoadedObject = load(code, closed_list=frozenset(UNDEFINED))
+        self.loaded: LoadedObject = load(code, closed_list=frozenset(BLOCK_OPERATIONS))
 
     def __call__(
         self,

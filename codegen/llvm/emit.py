@@ -44,7 +44,7 @@ from ...ir.target import Target
 from .. import isa
 from . import scalars
 from .control import CONTEXT_POOL, CONTEXT_THREADS, Branch, Control
-from .facts import register_widths, uses
+from .facts import register_widths, uses, walk
 from .memory import Buffer, Lanes, Registers
 from .routines import any_lane
 from .writer import Needs, Scope, Value, float_text, literal, memory_type
@@ -90,6 +90,10 @@ class Module:
             return
         self.kernels[kernel.name] = kernel
         self.functions.append(_Function(self, kernel.name).kernel(kernel, linkage))
+
+    def can_fail(self, name: str) -> bool:
+        """Whether that kernel holds a `Fail`."""
+        return any(isinstance(stmt, Fail) for stmt in walk(self.kernels[name].body))
 
     def add_text(self, text: str) -> None:
         """A function written elsewhere, such as the entry."""

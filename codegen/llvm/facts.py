@@ -29,6 +29,22 @@ from ...ir.loops.nodes import (
 )
 
 
+def walk(stmts: Iterable[Stmt]) -> Iterator[Stmt]:
+    """Every statement, outer before inner."""
+    for stmt in stmts:
+        yield stmt
+        match stmt:
+            case For(body=body) | While(body=body):
+                yield from walk(body)
+            case If(_, then, otherwise):
+                yield from walk(then)
+                yield from walk(otherwise)
+            case Let() | Store() | Alloc() | Fail():
+                pass
+            case _:
+                assert_never(stmt)
+
+
 def uses(stmts: Iterable[Stmt]) -> dict[str, None]:
     """Every name that the statements mention, bound outside or inside, in order of appearance."""
     found: dict[str, None] = {}
@@ -128,7 +144,7 @@ def register_widths(stmts: Iterable[Stmt]) -> dict[str, int]:
             case _:
                 assert_never(expr)
 
-    def walk(stmts: Iterable[Stmt], loop: For | None) -> None:
+    def visit(stmts: Iterable[Stmt], loop: For | None) -> None:
         for stmt in stmts:
             match stmt:
                 case Store(name, index, value, _):
@@ -137,18 +153,18 @@ def register_widths(stmts: Iterable[Stmt]) -> dict[str, int]:
                 case Let(_, value) | Fail(value, _):
                     within(value, loop)
                 case For(body=body):
-                    walk(body, stmt if stmt.kind == "vector" else loop)
+                    visit(body, stmt if stmt.kind == "vector" else loop)
                 case While(body, condition):
-                    walk(body, loop)
+                    visit(body, loop)
                     within(condition, loop)
                 case If(condition, then, otherwise):
                     within(condition, loop)
-                    walk(then, loop)
-                    walk(otherwise, loop)
+                    visit(then, loop)
+                    visit(otherwise, loop)
                 case Alloc():
                     pass
                 case _:
                     assert_never(stmt)
 
-    walk(stmts, None)
+    visit(stmts, None)
     return widths

@@ -18,10 +18,10 @@ from ...ir.dtypes import DType, bool_, i16, i32, i64
 from ...ir.errors import Unsupported
 from ...ir.loops.affine import linearize
 from ...ir.target import Target
-from . import scalars
+from . import intrinsics, scalars
 from .intrinsics import declaration
 from .routines import joined, pieces, shuffle
-from .writer import HALVES, Needs, Value, Writer, literal, memory_type, overload, register_type
+from .writer import HALVES, Needs, Value, Writer, literal, memory_type, register_type
 
 Term = tuple[tuple[str, ...], int]
 
@@ -264,12 +264,9 @@ class Memory(Writer):
         kind = memory_type(dtype, count)
         if mask is None:
             return self.read(self.plain_load(kind, pointer, dtype), name, dtype, count, pointer.level)
-        full = f"llvm.masked.load.{overload(kind)}.p0"
-        mask_type = register_type(bool_, count)
-        self.needs.declare(declaration(kind, full, ("ptr", mask_type, kind)))
-        text = (
-            f"call {kind} @{full}(ptr align {dtype.bytes} {pointer.text}, {mask_type} {mask.text}, {kind} zeroinitializer)"
-        )
+        full, declared = intrinsics.masked_load(kind, count)
+        self.needs.declare(declared)
+        text = f"call {kind} @{full}(ptr align {dtype.bytes} {pointer.text}, {mask.typed}, {kind} zeroinitializer)"
         return self.read(text, name, dtype, count, max(pointer.level, mask.level))
 
     def gather(self, name: str, buffer: Buffer, pointer: Value, offsets: Value, count: int) -> Value:
@@ -280,8 +277,8 @@ class Memory(Writer):
         mask_type = register_type(bool_, count)
         mask = self.masked.text if self.masked is not None else "splat (i1 true)"
         level = max(places.level, self.masked.level if self.masked is not None else 0)
-        full = f"llvm.masked.gather.{overload(kind)}.v{count}p0"
-        self.needs.declare(declaration(kind, full, (f"<{count} x ptr>", mask_type, kind)))
+        full, declared = intrinsics.gather(kind, count)
+        self.needs.declare(declared)
         text = (
             f"call {kind} @{full}(<{count} x ptr> align {dtype.bytes} {places.text}, "
             f"{mask_type} {mask}, {kind} zeroinitializer)"
@@ -374,16 +371,16 @@ class Memory(Writer):
             if mask is None:
                 self.store_lanes(kind, text, pointer, buffer, stream)
             else:
-                full = f"llvm.masked.store.{overload(kind)}.p0"
-                self.needs.declare(declaration("void", full, (kind, "ptr", mask.type)))
+                full, declared = intrinsics.masked_store(kind, count)
+                self.needs.declare(declared)
                 self.put(f"  call void @{full}({kind} {text}, ptr align {size} {pointer.text}, {mask.typed})")
         else:
             offsets = at.offsets if at.offsets is not None else self.iota(count, at.stride)
             places = self.step(pointer, memory_type(buffer.dtype), self.splat(offsets, count))
             mask_type = register_type(bool_, count)
             on = mask.text if mask is not None else "splat (i1 true)"
-            full = f"llvm.masked.scatter.{overload(kind)}.v{count}p0"
-            self.needs.declare(declaration("void", full, (kind, f"<{count} x ptr>", mask_type)))
+            full, declared = intrinsics.scatter(kind, count)
+            self.needs.declare(declared)
             self.put(f"  call void @{full}({kind} {text}, <{count} x ptr> align {size} {places.text}, {mask_type} {on})")
         self.wrote(name)
 

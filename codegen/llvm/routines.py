@@ -8,8 +8,8 @@ significand bit by bit, the fma adds in 256 bits and rounds once.
 from __future__ import annotations
 
 from ...ir.dtypes import DType, bool_, f32, f64, i32, i64
-from .intrinsics import declaration
-from .writer import Value, Writer, flatten, literal, overload, register_type
+from .intrinsics import declaration, overload
+from .writer import Value, Writer, flatten, literal, register_type
 
 
 def call(w: Writer, name: str, args: tuple[Value, ...]) -> Value:

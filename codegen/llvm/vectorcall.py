@@ -52,12 +52,16 @@ FUNCTIONS = {
 }
 _MESSAGES = {
     "allocator": "the allocator of outputs returned something else than an array of the dtype and rank asked for",
-    "lost": "this compiled function was cleared by the garbage collector",
+    "lost": "this compiled function has nothing to call: it was never initialised, or has been cleared",
 }
 
 # Four spellings that the text below uses for what LLVM needs two lines for: `field` and `set` reach a place
 # by bytes, `item` and `put` by index.
 _SHORTHAND = (
+    (
+        re.compile(r"^  (%[\w.]+) = part (%[\w.]+), (\d+)$", re.M),
+        r"  \1.offset = field i64 %record, \3\n  \1 = getelementptr i8, ptr \2, i64 \1.offset",
+    ),
     (
         re.compile(r"^  (%[\w.]+) = field (\w+) (%[\w.]+), (\S+)$", re.M),
         r"  \1.place = getelementptr i8, ptr \3, i64 \4\n  \1 = load \2, ptr \1.place",
@@ -425,7 +429,8 @@ no:
 
 ; [.., buffer, dtype, flags, rank, bytes of an element, (kind, operand) ...]: a size is a number, names a dim
 ; for the first time, or is left to a later step.
-define internal i1 @walk_shaped(ptr %record, ptr %pc, ptr %registers, ptr %buffers, ptr %bytes, ptr %dims) nounwind noinline {
+define internal i1 @walk_shaped(ptr %record, ptr %pc, ptr %registers, ptr %buffers, ptr %bytes,
+    ptr %dims) nounwind noinline {
 entry:
   %register = item i64 %pc, 2
   %buffer = item i64 %pc, 3
@@ -662,7 +667,8 @@ no:
   ret i1 false
 }
 
-define internal i1 @walk(ptr %record, ptr %registers, ptr %buffers, ptr %bytes, ptr %dims, ptr %scratch) nounwind alwaysinline {
+define internal i1 @walk(ptr %record, ptr %registers, ptr %buffers, ptr %bytes, ptr %dims,
+    ptr %scratch) nounwind alwaysinline {
 entry:
   %begin = field ptr %record, $record_walk
   br label %next
@@ -1046,23 +1052,17 @@ no:
 }
 
 ; The result, or null with an exception set, or 1 if this record is not for these arguments.
-define internal ptr @attempt(ptr %record, ptr %args) nounwind noinline {
+; Large frames are touched page by page, so that a stack that is full is found and not stepped over.
+define internal ptr @attempt(ptr %record, ptr %args) nounwind noinline "probe-stack"="inline-asm" {
 entry:
-  %register.count = field i64 %record, $record_registers
-  %buffer.count = field i64 %record, $record_buffers
-  %dim.count = field i64 %record, $record_dims
-  %slot.count = field i64 %record, $record_slots
-  %output.count = field i64 %record, $record_outputs_count
-  %stack.count = field i64 %record, $record_stack
+  ; One block for all that the call needs; the record says where each part begins.
+  %frame.bytes = field i64 %record, $record_frame
   %argument.count = field i64 %record, $record_arguments
-  %registers = alloca ptr, i64 %register.count, align 16
-  %buffers = alloca ptr, i64 %buffer.count, align 16
-  %bytes = alloca i64, i64 %buffer.count, align 16
-  %dims = alloca i64, i64 %dim.count, align 16
-  %scratch.size = mul i64 %slot.count, $scratch_bytes
-  %scratch = alloca i8, i64 %scratch.size, align 16
-  %outputs = alloca ptr, i64 %output.count, align 16
-  %stack = alloca ptr, i64 %stack.count, align 16
+  %registers = alloca i8, i64 %frame.bytes, align 16
+  %buffers = part %registers, $record_at_buffers
+  %bytes = part %registers, $record_at_bytes
+  %dims = part %registers, $record_at_dims
+  %scratch = part %registers, $record_at_scratch
   br label %arguments
 arguments:
   %a = phi i64 [ 0, %entry ], [ %a.next, %argument ]
@@ -1115,6 +1115,8 @@ holds:
   br label %holding
 
 allocate:
+  %outputs = part %registers, $record_at_outputs
+  %output.count = field i64 %record, $record_outputs_count
   %output.table = field ptr %record, $record_outputs
   br label %allocating
 allocating:
@@ -1140,8 +1142,7 @@ no.memory.give:
 constants:
   %constant.count = field i64 %record, $record_constants_count
   %constant.table = field ptr %record, $record_constants
-  %constant.first = sub i64 %buffer.count, %constant.count
-  %constant.buffers = getelementptr ptr, ptr %buffers, i64 %constant.first
+  %constant.buffers = part %registers, $record_at_constants
   br label %constant
 constant:
   %c = phi i64 [ 0, %constants ], [ %c.next, %each.constant ]
@@ -1195,6 +1196,7 @@ judge:
   %fine = icmp eq i32 %status, 0
   br i1 %fine, label %finish, label %refused
 finish:
+  %stack = part %registers, $record_at_stack
   %result = call ptr @build(ptr %record, ptr %outputs, ptr %stack)
   br label %clean
 refused:

@@ -16,7 +16,7 @@ from typing import Final, Union
 from ...ir.dtypes import DType, bf16, bool_, f16, f32, f64, i64
 from ...ir.errors import Unsupported
 from ...ir.target import Target
-from .intrinsics import declaration
+from .intrinsics import declaration, overload
 
 # Half floats are computed on as f32 that hold a value of the half type; in memory they are their 16 bits.
 _REGISTER_TYPES: Final = {"bool": "i1", "f16": "float", "bf16": "float", "f32": "float", "f64": "double"}
@@ -309,22 +309,6 @@ class Needs:
         """The name of a constant with this content."""
         content = f"internal unnamed_addr constant {type_} {body}, align 64"
         return self.globals.setdefault(content, f'@"table.{len(self.globals)}"')
-
-
-def overload(type_: str) -> str:
-    """How a type is spelt in the name of an overloaded intrinsic: `<16 x float>` is `v16f32`."""
-    if type_[0] == "<":
-        count, _, scalar = type_[1:-1].split(" ")
-        return f"v{count}{_MANGLED.get(scalar, scalar)}"
-    return _MANGLED.get(type_, type_)
-
-
-_MANGLED: Final = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
-
-
-def is_f32(dtype: DType) -> bool:
-    """Whether values of `dtype` are held as f32."""
-    return dtype is f32 or dtype in HALVES
 
 
 def flatten(lines: Lines, out: list[str]) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from native import RUNNABLE, Compiled, same
+
 from treadle.ir.dims import symbol
 from treadle.ir.dtypes import (
     COMPLEX,
