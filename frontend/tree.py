@@ -159,7 +159,7 @@ def _build(structure: TreeDef, leaves: Any) -> Any:
         return _registered[kind][1](structure.keys[0], children)
     if issubclass(kind, tuple):
         return kind(*children)
-    return kind(**dict(zip(structure.keys, children, strict=True)))
+    return kind(**{str(key): child for key, child in zip(structure.keys, children, strict=True)})
 
 
 def unflatten(structure: TreeDef, leaves: Iterable[Any]) -> Any:

@@ -156,7 +156,7 @@ class Reader:
                 self.fail("',' or ']'")
         return TensorType(tuple(shape), dtypes.named(name))
 
-    def type(self) -> Type:
+    def any_type(self) -> Type:
         if not self.accept("("):
             return self.tensor_type()
         elements: list[TensorType] = []
@@ -185,7 +185,7 @@ class Reader:
             if not self.accept(",") and not self.peek(")"):
                 self.fail("',' or ')'")
         self.expect("->")
-        declared = self.type()
+        declared = self.any_type()
         dims = self.where() if self.accept("where") else ()
         self.expect(":")
         number = 0
@@ -278,7 +278,7 @@ class Reader:
                 fields[name] = self.attribute(annotations[name], " }")
         self.expect(":")
         start = self.skip()
-        declared = self.type()
+        declared = self.any_type()
         origin = self.origin(number)
         self.bodies(cls, fields)
         for field in cls.schema:
@@ -371,10 +371,20 @@ class Reader:
         text = self.match(_NUMBER, "a number")
         return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
 
+    def at_tuple(self) -> bool:
+        """Whether the bracket here holds items, as in `(4,)` and `()`, and does not begin a size like `(H + 1) // 2`."""
+        depth = 0
+        for i in range(self.position, len(self.text)):
+            c = self.text[i]
+            depth += (c in "([{") - (c in ")]}")
+            if depth == 0 or (depth == 1 and c == ","):
+                return c == "," or not self.text[self.position + 1 : i].strip()
+        return True
+
     def attribute(self, field: Field, stops: str) -> Any:
         """One attribute; a bare word is a size or a string as the field's annotation says."""
         self.skip()
-        if self.peek("(") and not _COMPLEX.match(self.text, self.position):
+        if self.peek("(") and self.at_tuple() and not _COMPLEX.match(self.text, self.position):
             self.expect("(")
             items: list[Any] = []
             while not self.accept(")"):

@@ -8,7 +8,7 @@ typed attribute. Only the ops that Python's operators spell live here (`x + y` m
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
 
@@ -88,7 +88,7 @@ class Value:
         ]
         inherited = [field for field in cls.schema if field.name not in {f.name for f in own}]
         cls.schema = (*inherited, *own)
-        cls.__match_args__ = tuple(field.name for field in cls.schema)
+        type.__setattr__(cls, "__match_args__", tuple(field.name for field in cls.schema))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         fields = self.__dict__
@@ -208,7 +208,7 @@ class Value:
                 values.append(old)
         return type(self)(*values)
 
-    def refuse(self, message: str, *, code: str, error: type[_E], edit: str | None = None) -> _E:
+    def refuse(self, message: str, *, code: str, error: Callable[..., _E], edit: str | None = None) -> _E:
         """An error of ours about this op, at the user's line: `raise self.refuse(...)`."""
         where = self.__dict__.get("location") or current_origin().location
         return error(f"{self.name}: {message}", code=code, location=where, edit=edit)
@@ -338,7 +338,7 @@ class Constant(Value):
             data = data.copy() if data is self.data or data.base is not None else data
             data.flags.writeable = False
         self.__dict__["data"] = data
-        return TensorType(tuple(int(n) for n in data.shape), dtype)
+        return TensorType(tuple(data.shape), dtype)
 
     def evaluate(self) -> Array:
         return self.data

@@ -19,8 +19,8 @@ from ..ir.dims import Dim, known_le, product
 from ..ir.forms import GROUPED
 from ..ir.graph import Graph, Uses
 from ..ir.loops.nodes import Var
-from ..ir.ops.control import Call, Control, Group
-from ..ir.ops.families import Contraction, Movement
+from ..ir.ops.control import Call, Group
+from ..ir.ops.families import Contraction, Control, Movement
 from ..ir.ops.movement import Iota
 from ..ir.structure import Structure
 from ..ir.types import TensorType
