@@ -87,7 +87,10 @@ class _Printer:
             elif field.kind == "bodies":
                 bodies += [(f"{field.name}[{i}]", body) for i, body in enumerate(content)]
             elif not literal and not _implied(field, content, value):
-                attributes.append(f"{field.name}={show_attribute(content)}")
+                shown = show_attribute(content)
+                # Attributes end at a space: a size that has some is put in brackets.
+                bracketed = isinstance(content, SymbolicDim) and " " in shown
+                attributes.append(f"{field.name}={f'({shown})' if bracketed else shown}")
         if operands:
             words.append(", ".join(operands))
         if attributes:

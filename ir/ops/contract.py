@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..dims import Dim, exact_div, floordiv, known_le, maximum
+from ..dims import Dim, exact_div, floordiv, known_le
 from ..dtypes import ARITHMETIC, NUMBERS, DType, accumulator, bool_, i32
 from ..errors import InvalidValue, ShapeMismatch, TypeMismatch
 from ..location import current_origin
@@ -663,12 +663,12 @@ class ReduceWindow(Op):
 
     def _windows(self, x: Value, fill: int) -> Value:
         """The windows themselves, each laid out along a new last axis."""
-        low, high = (tuple(pad[side] for pad in self.padding) for side in (0, 1))
+        # As far behind the last window as a whole stride reaches: then every slice has as many elements as windows.
+        low = tuple(pad[0] for pad in self.padding)
+        high = tuple(pad[1] + step - 1 for pad, step in zip(self.padding, self.strides, strict=True))
         value = Full(fill, TensorType((), x.dtype))
         padded = Pad(x, value, low, high, tuple(gap - 1 for gap in self.x_dilation))
-        reach = tuple(
-            n if step == 1 else maximum((n - 1) * step + 1, 0) for n, step in zip(self.shape, self.strides, strict=True)
-        )
+        reach = tuple(n * step for n, step in zip(self.shape, self.strides, strict=True))
         slices: list[Value] = []
         for offset in np.ndindex(self.window):
             start = tuple(k * dilation for k, dilation in zip(offset, self.dilation, strict=True))

@@ -113,7 +113,7 @@ CONVS: tuple[tuple[Make, str, str], ...] = (
 
 def pad_half(x: Value, w: Value) -> Value:
     """As the transpose of a strided convolution pads: by what depends on a size."""
-    return Conv(x, w, "NIw,OIw->NOw", padding=((floordiv(x.shape[2], 2) - 1, 1 - floordiv(x.shape[2], 3)),))
+    return Conv(x, w, "NIw,OIw->NOw", padding=((floordiv(x.shape[2] + 1, 2) - 2, 1 - floordiv(x.shape[2], 3)),))
 
 
 def convolutions() -> list[Sample]:

@@ -289,6 +289,8 @@ def sorts() -> list[Sample]:
                 text = f"{dtype}[3,4]"
                 make = results(lambda x, k=k, d=descending: TopK(x, k, 1, d), text)
                 found.append(Sample("top_k", f"{text} {k} {way}", make, tied(text)))
+        some = results(lambda x, d=descending: TopK(x, x.shape[0] - 1, 0, d), "f32[K + 2,3]")
+        found.append(Sample("top_k", f"symbolic {way}", some, tied("f32[K + 2,3]", K=2), sizes={"K": 2}))
         special = results(lambda x, d=descending: TopK(x, 7, 0, d), "f32[20,6]")
         found += [
             Sample("top_k", f"special {way}", special, with_specials("f32[20,6]")),
