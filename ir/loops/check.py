@@ -262,9 +262,11 @@ class _Check:
         """Where the position is known to leave [0, extent); None if it may stay inside."""
         if type(dim) is int and type(extent) is int:
             return None if 0 <= dim < extent else ""
-        if any(_below_zero(loop.stop - loop.start - 1) for loop in scope.loops):
-            return None  # never reached
         ranges: Ranges = {loop.var: (loop.start, loop.stop) for loop in scope.loops}
+        for loop in scope.loops:
+            length = reach(loop.stop - loop.start, ranges)
+            if length is not None and _below_zero(length[1] - 1):
+                return None  # never reached
         below, above = reach(dim, ranges), reach(dim - extent, ranges)
         if below is not None and _below_zero(below[1]):
             return ""

@@ -173,7 +173,7 @@ class _Maker:
     # Statements.
 
     def statements(self, inside: _Inside, depth: int) -> None:
-        for _ in range(self.draw(st.integers(1, 3))):
+        for _ in range(self.draw(st.integers(1, 4))):
             self.statement(inside, depth)
 
     def statement(self, inside: _Inside, depth: int) -> None:
@@ -193,7 +193,7 @@ class _Maker:
             case 3:
                 b.fail(self.scalar(d.bool_, inside, 2), self.draw(st.integers(1, 5)))
             case 4 | 5 if depth:
-                stop = self.pick((0, 1, 3, 5, symbol("N"), symbol("M"), *inside.loops))
+                stop = self.pick((0, 1, 5, 9, symbol("N"), symbol("M"), *inside.loops))
                 start, step = self.draw(st.integers(0, 1)), self.draw(st.integers(1, 2))
                 with b.loop("i", stop, start=start, step=step) as i:
                     deeper = inside.copy()
@@ -277,13 +277,13 @@ def random_array(seed: int, dtype: DType, shape: tuple[int, ...]) -> np.ndarray[
 def samples(draw: Callable[..., Any]) -> Sample:
     maker = _Maker(draw)
     b = maker.builder
-    dims = {"N": draw(st.integers(1, 6)), "M": draw(st.integers(1, 5))}
+    dims = {"N": draw(st.integers(1, 9)), "M": draw(st.integers(1, 5))}
     inside = _Inside()
     args: dict[str, np.ndarray[Any, Any]] = {}
     roles = ["in"] * draw(st.integers(1, 3)) + ["out"] + ["inout"] * draw(st.integers(0, 1))
     for role in roles:
         dtype = maker.pick(d.DTYPES)
-        shape: list[Dim] = [maker.pick((1, 2, 4, 5, symbol("N"), symbol("M"))) for _ in range(draw(st.integers(0, 2)))]
+        shape: list[Dim] = [maker.pick((1, 2, 5, 8, symbol("N"), symbol("M"))) for _ in range(draw(st.integers(0, 2)))]
         param = b.param("x" if role == "in" else "y", dtype, shape, role)
         maker.params.append(param)
         sizes = tuple(dim if isinstance(dim, int) else dims[str(dim)] for dim in shape)

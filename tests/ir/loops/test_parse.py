@@ -24,7 +24,7 @@ def test_stream() -> None:
     assert [stmt.stream for stmt in kernel.body] == [True, False]  # type: ignore[union-attr]
 
 
-# A text written by hand: comments, blank lines, deeper indents, line breaks in brackets, spellings that are not printed.
+# A text written by hand: comments, blank lines, deep indents, lines broken in brackets, spellings never printed.
 def test_by_hand() -> None:
     kernel = parse_kernel(
         """

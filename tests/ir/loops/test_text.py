@@ -93,7 +93,7 @@ kernel every(x: f32[1,N], y: out f32[N], s: inout i32[]) where N:
 
 
 X, Y = var("x", d.f32), var("y", d.f32)
-B, I = var("b", d.bool_), var("i", d.i32)
+B, WHOLE = var("b", d.bool_), var("i", d.i32)
 
 # Parentheses stand where Python would need them and nowhere else; a literal says its type only where nobody else does.
 EXPRESSIONS: list[tuple[Expr, str]] = [
@@ -113,7 +113,7 @@ EXPRESSIONS: list[tuple[Expr, str]] = [
     (Binary("sub", X, lit(-2.0, d.f32)), "x - -2.0"),
     (cast(lit(2.0, d.f64), d.f32), "f32(f64(2.0))"),
     (cast(cast(X, d.f64), d.f32), "f32(f64(x))"),
-    (Cast(I, d.f32, True), "f32.bits(i)"),
+    (Cast(WHOLE, d.f32, True), "f32.bits(i)"),
     (Call("x86.dot", (X, lit(1, d.i8)), d.f32), "f32.x86.dot(x, i8(1))"),
     (select(B, 1.0, X), "select(b, 1.0, x)"),
     (select(Unary("not", B), X, 1.0), "select(~b, x, 1.0)"),
@@ -121,8 +121,8 @@ EXPRESSIONS: list[tuple[Expr, str]] = [
     (Unary("isnan", lit(1.0, d.f32)), "isnan(f32(1.0))"),
     (Binary("and", eq(X, 1.0), Binary("or", B, Const(True, d.bool_))), "(x == 1.0) & (b | True)"),
     (eq(eq(X, Y), B), "(x == y) == b"),
-    (Binary("shl", Binary("and", I, lit(255, d.i32)), lit(8, d.i32)), "(i & 255) << 8"),
-    (Binary("min", I, lit(-1, d.i32)), "min(i, -1)"),
+    (Binary("shl", Binary("and", WHOLE, lit(255, d.i32)), lit(8, d.i32)), "(i & 255) << 8"),
+    (Binary("min", WHOLE, lit(-1, d.i32)), "min(i, -1)"),
     (Binary("complex", X, lit(-0.0, d.f32)), "complex(x, -0.0)"),
     (lit(complex(-0.0, math.inf), d.c64), "c64(-0.0, inf)"),
     (Unary("real", lit(1j, d.c128)), "real(c128(0.0, 1.0))"),
