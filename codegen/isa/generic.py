@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from ...ir.dtypes import DType, i8, i16, i32, u8, u16, u32
-from ...ir.loops.nodes import Binary, Cast, Const, Expr, Var
+from ...ir.dtypes import DType, bf16, f32, i8, i16, i32, u8, u16, u32
+from ...ir.loops.nodes import Binary, Cast, Const, Expr, Fma, Let, Select, Unary, Var
 from .spec import Instruction
 
 _ACC: Final = Var("acc", i32)
@@ -32,7 +32,38 @@ def _products(count: int, left: DType, right: DType) -> Expr:
     return total
 
 
+def _flushed(x: Expr) -> Expr:
+    """A subnormal as a zero of its sign."""
+    tiny = Binary("lt", Unary("abs", x), Const(2.0**-126, f32))
+    return Select(tiny, Binary("copysign", Const(0.0, f32), x), x)
+
+
+def _bf16_dot() -> Instruction:
+    acc = Var("acc", f32)
+    words = {"a": _A, "b": _B}
+    lets = [Let("c", _flushed(acc))]
+    for name, word in words.items():
+        for number in (0, 1):
+            lets.append(Let(f"{name}{number}w", Cast(part(word, number, bf16), f32)))
+            lets.append(Let(f"{name}{number}", _flushed(Var(f"{name}{number}w", f32))))
+    a0, a1, b0, b1 = (Var(name, f32) for name in ("a0", "a1", "b0", "b1"))
+    lets.append(Let("first", Fma(a1, b1, Var("c", f32))))
+    lets.append(Let("kept", _flushed(Var("first", f32))))
+    lets.append(Let("second", Fma(a0, b0, Var("kept", f32))))
+    return Instruction(
+        "dot2_bf16",
+        (acc, _A, _B),
+        tuple(lets),
+        _flushed(Var("second", f32)),
+        "dot_bf16",
+        needs="no sum within 2**-24 of the least normal number, where machines flush before or after rounding",
+    )
+
+
 DOT4_U8I8: Final = Instruction("dot4_u8i8", (_ACC, _A, _B), (), _products(4, u8, i8), "dot_i8")
 DOT2_I16: Final = Instruction("dot2_i16", (_ACC, _A, _B), (), _products(2, i16, i16), "dot_i16")
+# The odd product first, each sum rounded once, subnormals taken and given as zeros: as measured on Zen 4 and as Intel
+# describes it.
+DOT2_BF16: Final = _bf16_dot()
 
-INSTRUCTIONS: tuple[Instruction, ...] = (DOT4_U8I8, DOT2_I16)
+INSTRUCTIONS: tuple[Instruction, ...] = (DOT4_U8I8, DOT2_I16, DOT2_BF16)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from ...ir.dtypes import i32
+from ...ir.dtypes import f32, i32
 from ..llvm.intrinsics import declaration
 from ..llvm.routines import joined, pieces
 from ..llvm.writer import Value, Writer, register_type
@@ -64,4 +64,16 @@ def _dot2(w: Writer, acc: Value, a: Value, b: Value) -> Value:
     return _in_registers(w, (acc, a, b), whole)
 
 
-EMISSIONS: Final[dict[str, Emission]] = {"dot4_u8i8": _dot4, "dot2_i16": _dot2}
+def _dot2_bf16(w: Writer, acc: Value, a: Value, b: Value) -> Value:
+    def whole(args: tuple[Value, ...], bits: int) -> Value:
+        c, x, y = args
+        short = f"<{bits // 16} x bfloat>"
+        name = f"llvm.x86.avx512bf16.dpbf16ps.{bits}"
+        w.needs.declare(declaration(c.type, name, (c.type, short, short)))
+        text = f"call {c.type} @{name}({c.typed}, {short} {_seen_as(w, x, short)}, {short} {_seen_as(w, y, short)})"
+        return w.pure(text, f32, c.lanes, max(c.level, x.level, y.level))
+
+    return _in_registers(w, (acc, a, b), whole)
+
+
+EMISSIONS: Final[dict[str, Emission]] = {"dot4_u8i8": _dot4, "dot2_i16": _dot2, "dot2_bf16": _dot2_bf16}
