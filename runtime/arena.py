@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from . import cgroup
+
 if TYPE_CHECKING:
     CharArray = ctypes.Array[ctypes.c_char]
 
@@ -50,9 +52,7 @@ class Arena:
         self.limit = default_limit() if limit is None else limit
         self.idle_bytes = 0
         self.used_bytes = 0
-        self._lock = (
-            threading.RLock()
-        )  # a block may die, by garbage collection, while its own thread is in here
+        self._lock = threading.RLock()  # a block may die, by garbage collection, while its own thread is in here
         self._idle: dict[int, int] = {}  # address -> size, longest idle first
         self._free: dict[int, list[int]] = {}  # size -> addresses, last used (so warmest) last
         self._types: dict[int, type[Any]] = {}
@@ -82,7 +82,8 @@ class Arena:
             try:
                 address = self._map(size)
             except BaseException:
-                self.used_bytes -= size
+                with self._lock:
+                    self.used_bytes -= size
                 raise
         block: CharArray = kind.from_address(address)
         return block
@@ -154,8 +155,10 @@ def size_class(nbytes: int) -> int:
 
 
 def default_limit() -> int:
-    """An eighth of the machine's memory: idle blocks must not crowd out what the user does next."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
+    """An eighth of the memory this process may have: idle blocks must not crowd out what the user does
+    next."""
+    physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return min(physical, cgroup.memory_bytes() or physical) // 8
 
 
 _arenas: weakref.WeakSet[Arena] = weakref.WeakSet()

@@ -36,9 +36,7 @@ from .signature import DTYPES, Failure, Signature, dtype_of, name_of
 
 FORMAT = 1
 MAGIC = b"TREADLE\0"
-SEAL = struct.Struct(
-    "<8sIIQQ32s"
-)  # magic, version, zero, bytes of the head, bytes of the weights, hash of the head
+SEAL = struct.Struct("<8sIIQQ32s")  # magic, version, zero, bytes of the head, bytes of the weights, hash of the head
 SEAL_AT = elf.HEADER.size
 HASH_AT = SEAL_AT + SEAL.size - 32
 BLOCK = 1 << 20
@@ -77,9 +75,7 @@ def write(
     order, which is the order of the entry's pointers. Equal content gives equal bytes.
     """
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-        raise BadObject(
-            f"{name!r} cannot be the name of C functions", code="TD0970", edit="save(..., name='model')"
-        )
+        raise BadObject(f"{name!r} cannot be the name of C functions", code="TD0970", edit="save(..., name='model')")
     check_object(object_code, name)
     arrays = [np.asarray(array, order="C") for _, array in constants]
     table, size = layout(constants, arrays)
@@ -125,9 +121,7 @@ def write(
 def check_object(object_code: bytes, name: str) -> None:
     """The object must define the entries and the C interface, and need nothing off the closed list."""
     defined = set(elf.defined_symbols(object_code))
-    absent = [
-        symbol for symbol in (*ENTRIES, *(f"{name}_{part}" for part in INTERFACE)) if symbol not in defined
-    ]
+    absent = [symbol for symbol in (*ENTRIES, *(f"{name}_{part}" for part in INTERFACE)) if symbol not in defined]
     if absent:
         raise BadObject(f"the object does not define {', '.join(absent)}", code="TD0910")
     strange = [s for s in elf.undefined_symbols(object_code) if s not in loader.CLOSED_LIST and s not in OURS]
@@ -164,9 +158,7 @@ def flat(array: NDArray[Any]) -> memoryview:
     return memoryview(raw)
 
 
-def chunks(
-    table: Sequence[Mapping[str, Any]], arrays: Sequence[NDArray[Any]]
-) -> Iterator[memoryview | bytes]:
+def chunks(table: Sequence[Mapping[str, Any]], arrays: Sequence[NDArray[Any]]) -> Iterator[memoryview | bytes]:
     """The weights in order: each array, after the zeros that align it."""
     position = 0
     for row, array in zip(table, arrays, strict=True):
@@ -191,7 +183,8 @@ def blocks(parts: Iterable[memoryview | bytes]) -> Iterator[bytes]:
 
 
 class Artifact:
-    """A model file that has passed its checks; nothing of it has been mapped for running."""
+    """A model file that has passed its checks; nothing of it has been mapped for running. `signature` says
+    how to call it, `failures` what its failure sites mean."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path = path
@@ -206,8 +199,15 @@ class Artifact:
         section = self.elf.section(MANIFEST)
         if section is None:
             raise refuse(path, "it has no manifest", "TD0965")
-        self.manifest: dict[str, Any] = json.loads(bytes(self.elf.content(section)).rstrip(b"\0"))
-        self.name: str = self.manifest["name"]
+        try:
+            self.manifest: dict[str, Any] = json.loads(bytes(self.elf.content(section)).rstrip(b"\0"))
+            self.name: str = self.manifest["name"]
+            self.signature = Signature.from_manifest(self.manifest)
+            self.failures = [Failure(**row) for row in self.manifest.get("failures", ())]
+        except BadArtifact:
+            raise
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise refuse(path, f"its manifest was made wrongly: {error!r}", "TD0965") from None
         self.texts = {
             section.name.removeprefix(TEXT): bytes(self.elf.content(section)).decode()
             for section in self.elf.sections
@@ -215,16 +215,6 @@ class Artifact:
         }
         text = self.elf.section(".text")
         self.code_bytes = text.size if text else 0
-
-    @property
-    def signature(self) -> Signature:
-        """How to call it."""
-        return Signature.from_manifest(self.manifest)
-
-    @property
-    def failures(self) -> list[Failure]:
-        """What its failure sites mean."""
-        return [Failure(**row) for row in self.manifest.get("failures", ())]
 
     def constant(self, name: str) -> NDArray[Any]:
         """One of the weights, mapped from the file, read-only."""
@@ -253,9 +243,7 @@ class Artifact:
                         for row in self.manifest["constants"]
                         if row["offset"] < place + BLOCK and place < row["offset"] + row["bytes"]
                     ]
-                    raise refuse(
-                        self.path, f"its weights are damaged, in {', '.join(names) or 'padding'}", "TD0968"
-                    )
+                    raise refuse(self.path, f"its weights are damaged, in {', '.join(names) or 'padding'}", "TD0968")
 
     def check_machine(self) -> None:
         """Refuse what this machine cannot run."""
@@ -264,9 +252,7 @@ class Artifact:
             raise refuse(self.path, f"it was made for {machine}, which this machine is not", "TD0966")
         lacking = cpu.missing(self.manifest.get("cpu_features", ()))
         if lacking:
-            raise refuse(
-                self.path, f"it needs CPU features that this machine lacks: {', '.join(lacking)}", "TD0967"
-            )
+            raise refuse(self.path, f"it needs CPU features that this machine lacks: {', '.join(lacking)}", "TD0967")
 
 
 def checked_head(path: str, descriptor: int) -> tuple[bytes, bytes]:
@@ -432,3 +418,12 @@ def _release(handle: int, inode: tuple[int, int]) -> None:
         if times > 1:
             _mapped[inode] = (seal, times - 1)
         _dlclose(handle)
+
+
+def _renew_lock() -> None:
+    # Another thread may have held it while the process forked; in the child nobody will release it.
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_lock)

@@ -17,6 +17,7 @@ import stat
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 
 from .errors import CacheWarning
@@ -46,6 +47,7 @@ class ObjectCache:
         self._trusted: bool | None = None  # whether the directory exists and nobody else can write there
         self._writable = True
         self._warned = False
+        _caches.add(self)
         self._bytes: int | None = None  # what the directory held when last looked at, plus what we added
 
     def get(self, key: str) -> bytes | None:
@@ -179,3 +181,15 @@ class ObjectCache:
 def _remove(path: str | os.PathLike[str]) -> None:
     with contextlib.suppress(OSError):
         os.unlink(path)
+
+
+_caches: weakref.WeakSet[ObjectCache] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    # Another thread may have held a lock while the process forked; in the child nobody will release it.
+    for cache in _caches:
+        cache._lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

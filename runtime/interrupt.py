@@ -20,6 +20,7 @@ import os
 import signal
 import struct
 import threading
+from _signal import getsignal  # type: ignore[import-not-found]  # the same without making an enum: 2 us less
 from types import FrameType
 
 from .elf import AARCH64, X86_64
@@ -28,9 +29,7 @@ from .relocate import store
 
 # struct sigaction of Linux's C libraries on both machines: the handler, the mask, the flags, the restorer.
 SIGACTION_BYTES = 152
-ONE_PRESS = (
-    0x80000000  # what the handler adds: two of them, or one on top of one set before, reach the stop word
-)
+ONE_PRESS = 0x80000000  # what the handler adds: two of them, or one on top of one set before, reach the stop word
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _sigaction = _libc.sigaction
@@ -92,7 +91,7 @@ def stop_word() -> int:
     watch = _watch or _start()
     if watch is None or not watch.installed():
         return 0
-    watch.counter.value = ONE_PRESS if signal.getsignal(_number) is signal.default_int_handler else 0
+    watch.counter.value = ONE_PRESS if getsignal(_number) is signal.default_int_handler else 0
     return watch.word
 
 

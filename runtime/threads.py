@@ -11,9 +11,8 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from . import loader
+from . import cgroup, loader
 
 _lock = threading.Lock()
 _code: loader.LoadedObject | None = None
@@ -41,55 +40,8 @@ def default_threads() -> int:
     """As many threads as this process may run at once: the CPUs it is bound to, or its cgroup's quota if
     smaller."""
     cpus = len(os.sched_getaffinity(0))
-    quota = cgroup_cpus()
+    quota = cgroup.cpus()
     return cpus if quota is None else max(1, min(cpus, quota))
-
-
-def cgroup_cpus(
-    root: Path = Path("/sys/fs/cgroup"), membership: Path = Path("/proc/self/cgroup")
-) -> int | None:
-    """The CPU quota of this process's cgroup and of those above it, rounded up to whole CPUs; None without
-    one."""
-    try:
-        lines = membership.read_text().splitlines()
-    except OSError:
-        return None
-    quotas: list[int] = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, path = rest.partition(":")
-        if controllers == "":  # version 2: one hierarchy
-            base, read = root, _quota
-        elif "cpu" in controllers.split(","):
-            base, read = root / "cpu", _quota_of_version_1
-        else:
-            continue
-        # In a container the path may be that of the host, of which only the root is visible: look at both.
-        place = base / path.strip("/")
-        for directory in (place, *place.parents):
-            if not directory.is_relative_to(base):
-                break
-            quota = read(directory)
-            if quota is not None:
-                quotas.append(quota)
-    return min(quotas, default=None)
-
-
-def _quota(directory: Path) -> int | None:
-    try:
-        quota, period = (directory / "cpu.max").read_text().split()
-        return None if quota == "max" else max(1, -(-int(quota) // int(period)))
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _quota_of_version_1(directory: Path) -> int | None:
-    try:
-        quota = int((directory / "cpu.cfs_quota_us").read_text())
-        period = int((directory / "cpu.cfs_period_us").read_text())
-        return None if quota <= 0 else max(1, -(-quota // period))
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
 
 
 def _forget() -> None:

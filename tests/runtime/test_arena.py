@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -145,6 +147,13 @@ def test_threads_never_get_the_same_block() -> None:
         thread.join()
     assert not wrong
     assert arena.used_bytes == 0
+
+
+def test_a_process_ends_quietly_with_results_alive() -> None:
+    """Modules are torn down in any order; a destructor that fails would print."""
+    code = "import numpy as np; from treadle.runtime import arena; x = arena.shared().array((1 << 22,), np.dtype('f4'))"
+    done = subprocess.run([sys.executable, "-c", code + "; y = [x]; y.append(y)"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_forked_child_can_allocate_though_another_thread_held_the_lock() -> None:

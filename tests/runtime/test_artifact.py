@@ -226,6 +226,30 @@ def test_a_format_from_the_future_is_refused(model: Path, tmp_path: Path) -> Non
     refused(tmp_path / "future.so", reseal(data, 2), "TD0963.*format 2 is newer than 1")
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda manifest: manifest.pop("inputs"),
+        lambda manifest: manifest.update(dims=[{"name": "B", "size": 3}]),
+        lambda manifest: manifest.update(failures=3),
+        lambda manifest: manifest["inputs"][0].update(shape=["__import__('os').abort()", 4]),
+    ],
+)
+def test_a_manifest_that_was_made_wrongly_is_refused(
+    model: Path, tmp_path: Path, change: Callable[[dict[str, Any]], Any]
+) -> None:
+    """Rightly sealed, so somebody made it so: still an error of ours, and nothing of it is evaluated."""
+    data = bytearray(model.read_bytes())
+    section = artifact.read(model).elf.section(artifact.MANIFEST)
+    assert section is not None
+    manifest = artifact.read(model).manifest
+    manifest.pop("failures")  # room for what is changed
+    change(manifest)
+    text = json.dumps(manifest, separators=(",", ":")).encode()
+    data[section.offset : section.offset + section.size] = text.ljust(section.size, b"\0")
+    refused(tmp_path / "made.so", reseal(bytes(data)), "TD096[15]")
+
+
 def test_a_model_for_another_machine_is_refused(
     model_object: Callable[..., bytes], add_signature: Signature, tmp_path: Path
 ) -> None:

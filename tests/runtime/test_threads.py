@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -68,43 +67,6 @@ def test_a_forked_child_asks_for_workers_again(emit: Callable[..., bytes]) -> No
         os._exit(0 if same and words(pool) == (1, 2) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert words(pool) == (2, 1)
-
-
-def group(root: Path, path: str, **files: str) -> None:
-    (root / path).mkdir(parents=True, exist_ok=True)
-    for name, text in files.items():
-        (root / path / name.replace("__", ".")).write_text(text)
-
-
-@pytest.mark.parametrize(
-    ("membership", "files", "cpus"),
-    [
-        ("0::/\n", {}, None),
-        ("0::/\n", {"": {"cpu__max": "max 100000\n"}}, None),
-        ("0::/\n", {"": {"cpu__max": "150000 100000\n"}}, 2),
-        ("0::/a/b\n", {"a/b": {"cpu__max": "max 100000\n"}, "a": {"cpu__max": "300000 100000\n"}}, 3),
-        ("0::/a/b\n", {"a/b": {"cpu__max": "50000 100000\n"}, "a": {"cpu__max": "300000 100000\n"}}, 1),
-        ("0::/not/seen/here\n", {"": {"cpu__max": "200000 100000\n"}}, 2),
-        (
-            "4:memory:/x\n3:cpu,cpuacct:/x\n",
-            {"cpu/x": {"cpu__cfs_quota_us": "250000\n", "cpu__cfs_period_us": "100000\n"}},
-            3,
-        ),
-        ("3:cpu,cpuacct:/x\n", {"cpu/x": {"cpu__cfs_quota_us": "-1\n", "cpu__cfs_period_us": "100000\n"}}, None),
-        ("nonsense", {"": {"cpu__max": "many few\n"}}, None),
-    ],
-)
-def test_the_quota_of_the_control_group_is_found(
-    tmp_path: Path, membership: str, files: dict[str, dict[str, str]], cpus: int | None
-) -> None:
-    """In a container with half a CPU, sixty-four threads are sixty-three too many. Both versions, parents
-    included."""
-    root = tmp_path / "cgroup"
-    root.mkdir()
-    for path, contents in files.items():
-        group(root, path, **contents)
-    (tmp_path / "membership").write_text(membership)
-    assert threads.cgroup_cpus(root, tmp_path / "membership") == cpus
 
 
 def test_the_default_is_what_this_process_may_use() -> None:
