@@ -42,6 +42,7 @@ from .options import Options, config
 from .tree import TreeDef
 
 if TYPE_CHECKING:
+    from ..codegen.llvm.entry import Interface
     from ..ir.loops.nodes import Kernel
     from ..passes.manager import Context, Step
     from .jit import Traced
@@ -119,7 +120,7 @@ class Compilation:
 
         graph = self.optimized
         with self.timings.stage("plan"):
-            return to_program(graph, self.context, donated=self.donated)
+            return to_program(graph, donated=self.donated)
 
     @property
     def program(self) -> Program:
@@ -138,18 +139,33 @@ class Compilation:
         with self.timings.stage("schedule"):
             return {definition.name: choose.kernel(definition, self.target) for definition in definitions}
 
-    def llvm(self, interface: str | None = None) -> str:
-        """The module's text; with `interface`, the C functions of an artifact of that name are in it too."""
+    def llvm(self, name: str | None = None) -> str:
+        """The module's text; with `name`, the C functions of a saved model of that name are in it too."""
         from ..codegen.llvm import assemble
 
         kernels = self.kernels
         with self.timings.stage("emit"):
+            interface = None if name is None else self.interface(name)
             return assemble.module_text(self.program, kernels, self.target, interface=interface)
 
-    def object_code(self, interface: str | None = None) -> bytes:
+    def interface(self, name: str) -> Interface:
+        from ..codegen.llvm.entry import Interface
+
+        program = self.program
+        named = [(b.label, array) for b, array in zip(program.constants, self.constants, strict=True)]
+        table, _ = artifacts.layout(named, list(self.constants))
+        return Interface(
+            name,
+            len(program.inputs),
+            len(program.outputs),
+            tuple(row["offset"] for row in table),
+            tuple(f"{failure.code}: {failure.message}" for failure in self.failures),
+        )
+
+    def object_code(self, name: str | None = None) -> bytes:
         from ..codegen.llvm.optimize import object_code
 
-        text = self.llvm(interface)
+        text = self.llvm(name)
         with self.timings.stage("codegen"):
             return object_code(text, self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
 
@@ -497,7 +513,7 @@ def save(
     program = compilation.program
     artifacts.write(
         path,
-        object_code=compilation.object_code(interface=stem),
+        object_code=compilation.object_code(stem),
         manifest={**executed.built.manifest, **extra},
         texts={"program": compilation.text("program"), "graph": show(compilation.graph)},
         constants=[(b.label, array) for b, array in zip(program.constants, executed.constants, strict=True)],
