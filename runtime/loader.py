@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import platform
+import os
 import struct
 import weakref
 from collections.abc import Mapping
@@ -33,9 +33,7 @@ SYSTEM = (
 )  # fmt: skip
 CLOSED_LIST = frozenset((*BLOCK_OPERATIONS, *SYSTEM))
 
-HOST = {"x86_64": elf.X86_64, "AMD64": elf.X86_64, "aarch64": elf.AARCH64, "arm64": elf.AARCH64}.get(
-    platform.machine()
-)
+HOST = {"x86_64": elf.X86_64, "AMD64": elf.X86_64, "aarch64": elf.AARCH64, "arm64": elf.AARCH64}.get(os.uname().machine)
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _mmap = _libc.mmap
@@ -96,7 +94,7 @@ def load(
     plan = Plan(data)
     if plan.machine != HOST:
         raise BadObject(
-            f"an object for {elf.MACHINES[plan.machine]} cannot run on this {platform.machine()}",
+            f"an object for {elf.MACHINES[plan.machine]} cannot run on this {os.uname().machine}",
             code="TD0902",
         )
     given = symbols or {}
@@ -123,9 +121,7 @@ def load(
         if group is not DATA and length and _mprotect(base + first, length, _PROTECTION[group]):
             _munmap(base, size)
             raise BadObject("this system does not let memory become executable", code="TD0912")
-    defined = {
-        s.name: base + image.offset(s) for s in plan.symbols if elf.exported(s) and s.section in plan.pieces
-    }
+    defined = {s.name: base + image.offset(s) for s in plan.symbols if elf.exported(s) and s.section in plan.pieces}
     return LoadedObject(base, size, image.stubs - image.spans[CODE][0], defined)
 
 
