@@ -1,0 +1,52 @@
+"""Which generator makes the kernel of which group.
+
+The table below is asked from the top; the first generator that takes the graph makes the kernel. What fusion may ask
+beforehand (`accepts`, `keeps`) is answered from the same table, so that a group it makes always has a kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from ...ir.errors import Unsupported
+from ...ir.graph import Graph
+from ...ir.loops.nodes import Kernel
+from ...ir.program import KernelDef
+from ...ir.target import Target
+from ...ir.value import Value
+from . import elementwise
+
+
+@dataclass(frozen=True)
+class Generator:
+    """`takes` says quickly whether `make` has a good kernel for a graph."""
+
+    name: str
+    takes: Callable[[Graph, Target], bool]
+    make: Callable[[KernelDef, Target], Kernel]
+
+
+GENERATORS: Final[tuple[Generator, ...]] = (
+    Generator("elementwise", elementwise.takes, elementwise.elementwise),
+)
+
+
+def kernel(definition: KernelDef, target: Target) -> Kernel:
+    """The kernel of a fusion group. Raises `Unsupported` (TD0434) where no generator takes it."""
+    for generator in GENERATORS:
+        if generator.takes(definition.graph, target):
+            return generator.make(definition, target)
+    ops = ", ".join(dict.fromkeys(value.name for value in definition.graph.ops))
+    raise Unsupported(f"no kernel for {definition.name} of {ops}", code="TD0434")
+
+
+def accepts(group: Graph, target: Target) -> bool:
+    """Whether there is one good kernel for the group."""
+    return any(generator.takes(group, target) for generator in GENERATORS)
+
+
+def keeps(op: Value, target: Target) -> bool:
+    """Whether there is a kernel for this composite as it stands."""
+    return False
