@@ -33,13 +33,13 @@ from ..ir.text import digest
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant
 from ..runtime import artifact as artifacts
-from ..runtime import interrupt, loader
+from ..runtime import bindings, interrupt
+from ..runtime import loader as object_loader
 from ..runtime.cache import ObjectCache
 from ..runtime.executable import CallContext, Executable
 from ..runtime.signature import Failure, Signature
 from ..runtime.threads import default_threads
 from .options import Options, config
-from .tree import TreeDef
 
 if TYPE_CHECKING:
     from ..codegen.llvm.entry import Interface
@@ -120,7 +120,7 @@ class Compilation:
 
         graph = self.optimized
         with self.timings.stage("plan"):
-            return to_program(graph, donated=self.donated)
+            return to_program(graph, self.context, donated=self.donated)
 
     @property
     def program(self) -> Program:
@@ -220,7 +220,7 @@ def calls_of(body: Sequence[Statement]) -> Iterator[Call]:
 
 def failure_of(error: TreadleError) -> Failure:
     """An error of ours as the runtime carries it: the builtin to raise, the code, the message with the user's line."""
-    builtins = ("IndexError", "ValueError", "ArithmeticError", "TypeError")
+    builtins = ("IndexError", "ArithmeticError", "ValueError")
     kind = next((b.__name__ for b in type(error).__mro__ if b.__name__ in builtins), "RuntimeError")
     lines = [error.message]
     if error.location is not None:
@@ -394,7 +394,7 @@ def prepare(graph: Graph, *, donated: Sequence[tuple[int, int]] = (), lenient: b
         if cache is not None:
             cache.put(key, built.pack())
     with compilation.timings.stage("load"):
-        loaded = loader.load(built.code)
+        loaded = object_loader.load(built.code)
         known = {**graph_constants(graph), **built.folded}
         constants = tuple(aligned(known[name]) for name in built.manifest["constants"])
         executable = Executable(
@@ -465,9 +465,8 @@ def dispatch_object(numbers: Mapping[str, int]) -> bytes:
     """The dispatch routine's object code for these layouts, from disk when it is there."""
 
     def text() -> str:
-        from ..codegen.llvm.vectorcall import dispatch_module
-
         from ..codegen.host import host
+        from ..codegen.llvm.vectorcall import dispatch_module
 
         return dispatch_module(host().triple, numbers)
 
@@ -519,10 +518,11 @@ def save(
         constants=[(b.label, array) for b, array in zip(program.constants, executed.constants, strict=True)],
         name=stem,
     )
-
-
-def tree_json(structure: TreeDef) -> Any:
-    return structure.to_json()
+    manifest = artifacts.read(path).manifest
+    if header:
+        Path(path).with_suffix(".h").write_text(bindings.header_source(manifest))
+    if loader:
+        Path(path).with_suffix(".py").write_text(bindings.loader_source(manifest, Path(path).name))
 
 
 __all__ = ["Compilation", "Executed", "KernelDef", "prepare", "save", "stats"]

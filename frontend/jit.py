@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -28,7 +28,8 @@ from ..ir.types import TensorType
 from ..runtime.dispatch import Dispatched, callable_type
 from . import tree
 from .options import Options, config, unknown_name
-from .tracer import LeafSpec, Traced as Trace, trace_to_graph
+from .tracer import LeafSpec, trace_to_graph
+from .tracer import Traced as Trace
 from .tree import TreeDef
 
 # Argument types that are static unless said otherwise: they steer the trace, they are not data.
@@ -339,10 +340,10 @@ def dims_of(given: Any) -> tuple[DimName, ...]:
 class Function(Dispatched):
     """What `td.jit` returns. Instances are of a native type made from this class, see `function_type`."""
 
-    state: State
+    __slots__ = ()
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:  # the native type's own call comes first
-        return self.slow(*args, **kwargs)
+    if TYPE_CHECKING:
+        state: State
 
     def trace(self, *args: Any, **kwargs: Any) -> Traced:
         """Trace for these arguments (arrays or `ShapeDtype`s): `.graph` is what was traced."""

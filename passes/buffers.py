@@ -17,6 +17,7 @@ from ..ir.ops.control import Group
 from ..ir.program import Buffer, Call, Copy, KernelDef, Program, Slot, Statement
 from ..ir.text import digest
 from ..ir.value import Array, Constant, Get, Parameter, Value
+from .manager import Context
 
 ALIGNMENT = 64
 
@@ -55,7 +56,9 @@ def plan(records: Sequence[tuple[int, int, int]]) -> list[int]:
     return offsets
 
 
-def to_program(graph: Graph, donated: Sequence[tuple[int, int]] = ()) -> tuple[Program, tuple[Array, ...]]:
+def to_program(
+    graph: Graph, cx: Context, *, donated: Sequence[tuple[int, int]] = ()
+) -> tuple[Program, tuple[Array, ...]]:
     """The program of a grouped graph, and the data of its constants in the order of its constant slots."""
     kernels: dict[str, KernelDef] = {}
     constants: dict[str, tuple[int, Constant]] = {}

@@ -19,7 +19,7 @@ import numpy as np
 from ..ir.errors import CheckFailed, InvalidValue
 from ..ir.evaluate import evaluate
 from ..ir.fingerprint import fingerprint
-from ..ir.forms import Form, WELL_FORMED
+from ..ir.forms import WELL_FORMED, Form
 from ..ir.graph import Graph
 from ..ir.location import Location
 from ..ir.target import Target
