@@ -78,9 +78,7 @@ def _module(
 
 @functools.cache
 def _target_machine(triple: str, cpu: str, features: str, opt: int) -> tuple[Any, str]:
-    """The code generator for one machine and its data layout; kept, since making one costs more than a small
-    kernel.
-    """
+    """The code generator for one machine and its data layout; kept, since making one costs more than a small kernel."""
     import llvmlite.binding as llvm
 
     _initialize()

@@ -93,8 +93,7 @@ end:
   ret void
 }
 
-; ---- matching: no Python code runs in here, and only the call's own scratch memory is written
-; ------------------------
+; ---- matching: no Python code runs in here, and only the call's own scratch memory is written --------------
 
 define internal i1 @same_text(ptr %x, ptr %y) nounwind noinline {
 entry:
@@ -504,6 +503,14 @@ define internal i1 @walk_size(ptr %pc, ptr %registers, ptr %dims) nounwind noinl
   ret i1 %equal
 }
 
+; [code, words, expression]: a size of an output, which has to be one.
+define internal i1 @walk_whole(ptr %pc, ptr %dims) nounwind noinline {
+  %code = item ptr %pc, 2
+  %size = call i64 @evaluate(ptr %code, ptr %dims)
+  %whole = icmp sge i64 %size, 0
+  ret i1 %whole
+}
+
 ; [.., buffer, slot, kind, type, least, most]: a Python number, or a NumPy scalar of that type, written where
 ; the program can read it; an integer in eight bytes, of which a shorter type reads the first.
 define internal i1 @walk_scalar(ptr %pc, ptr %registers, ptr %buffers, ptr %scratch) nounwind noinline {
@@ -682,6 +689,7 @@ next:
     i64 $walk_dict, label %dict
     i64 $walk_shaped, label %shaped
     i64 $walk_size, label %size
+    i64 $walk_whole, label %whole
     i64 $walk_scalar, label %scalar
     i64 $walk_static, label %static
   ]
@@ -703,6 +711,9 @@ shaped:
 size:
   %size.ok = call i1 @walk_size(ptr %pc, ptr %registers, ptr %dims)
   br label %after
+whole:
+  %whole.ok = call i1 @walk_whole(ptr %pc, ptr %dims)
+  br label %after
 scalar:
   %scalar.ok = call i1 @walk_scalar(ptr %pc, ptr %registers, ptr %buffers, ptr %scratch)
   br label %after
@@ -711,7 +722,8 @@ static:
   br label %after
 after:
   %ok = phi i1 [ %array.ok, %array ], [ %tuple.ok, %tuple ], [ %list.ok, %list ], [ %dict.ok, %dict ],
-    [ %shaped.ok, %shaped ], [ %size.ok, %size ], [ %scalar.ok, %scalar ], [ %static.ok, %static ]
+    [ %shaped.ok, %shaped ], [ %size.ok, %size ], [ %whole.ok, %whole ],
+    [ %scalar.ok, %scalar ], [ %static.ok, %static ]
   %words = item i64 %pc, 1
   %pc.next = getelementptr i64, ptr %pc, i64 %words
   br i1 %ok, label %next, label %no
@@ -721,8 +733,7 @@ no:
   ret i1 false
 }
 
-; ---- outputs
-; --------------------------------------------------------------------------------------------------------
+; ---- outputs -----------------------------------------------------------------------------------------------
 
 ; Ask the allocator of large memory, which is Python code, for an array of that shape; null with an exception
 ; set if it failed. It is ours, so that it returns an array of the right kind is checked, but not its sizes.
@@ -769,7 +780,7 @@ each:
 choose:
   %allocator = field ptr %output, $output_allocator
   %plain = icmp eq ptr %allocator, null
-  %small = icmp sle i64 %total, $large_bytes
+  %small = icmp slt i64 %total, $large_bytes
   %simple = or i1 %plain, %small
   br i1 %simple, label %empty, label %tuple
 empty:
@@ -849,8 +860,7 @@ end:
   ret ptr %array
 }
 
-; ---- results
-; --------------------------------------------------------------------------------------------------------
+; ---- results -----------------------------------------------------------------------------------------------
 
 ; Build what the function returns, from the outputs, in postfix: [code, words, ...]. Takes each output it
 ; uses.
@@ -1005,8 +1015,7 @@ end:
   ret void
 }
 
-; ---- one call
-; -------------------------------------------------------------------------------------------------------
+; ---- one call ----------------------------------------------------------------------------------------------
 
 ; Memory that calls share: [lock, bytes, data]. Taken by whoever comes first; the others go the complete way.
 define dso_local i32 @treadle_dispatch_take(ptr %arena) nounwind alwaysinline {
@@ -1278,8 +1287,7 @@ broken:
   ret ptr null
 }
 
-; ---- the object
-; -----------------------------------------------------------------------------------------------------
+; ---- the object --------------------------------------------------------------------------------------------
 
 define dso_local ptr @treadle_dispatch_new(ptr %type, ptr %args, ptr %keywords) nounwind {
 entry:
@@ -1459,9 +1467,7 @@ end:
 
 
 def dispatch_module(triple: str, numbers: Mapping[str, int]) -> str:
-    """The routine as LLVM text. `numbers` is what `runtime.dispatch.measure()` gives: all names in the
-    text.
-    """
+    """The routine as LLVM text. `numbers` is what `runtime.dispatch.measure()` gives: all names in the text."""
     text = _TEXT.substitute(numbers)
     for pattern, long in _SHORTHAND:
         text = pattern.sub(long, text)

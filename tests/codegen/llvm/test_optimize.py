@@ -27,9 +27,7 @@ define i32 @twice(i32 %x) nounwind {
 
 @pytest.mark.parametrize(("triple", "machine"), [(X86, 62), (ARM, 183)])
 def test_an_object_is_a_relocatable_elf_file_for_the_machine_asked(triple: str, machine: int) -> None:
-    """Objects are made for machines other than this one; the ELF header says which (e_machine), and that it
-    links.
-    """
+    """Objects are made for machines other than this one; the ELF header says which (e_machine), and that it links."""
     code = object_code(TEXT, triple, "", "")
     assert code[:4] == b"\x7fELF"
     assert int.from_bytes(code[16:18], "little") == 1  # ET_REL
@@ -37,9 +35,7 @@ def test_an_object_is_a_relocatable_elf_file_for_the_machine_asked(triple: str, 
 
 
 def test_the_text_is_taken_as_it_is_unless_a_pipeline_is_asked_for() -> None:
-    """Emission decides; a pass pipeline costs more than it brings. The store through the stack shows which
-    ran.
-    """
+    """Emission decides; a pass pipeline costs more than it brings. The store through the stack shows which ran."""
     assert "(%rsp)" in assembly(TEXT, X86, "", "")
     assert "(%rsp)" not in assembly(TEXT, X86, "", "", pipeline=2)
 

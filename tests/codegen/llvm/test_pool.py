@@ -1,6 +1,4 @@
-"""The pool: every index once, nothing that can wait for ever, signals and forks as the rest of the program
-expects.
-"""
+"""The pool: every index once, nothing that can wait for ever, signals and forks as the rest of the program expects."""
 
 from __future__ import annotations
 
@@ -130,9 +128,7 @@ KEPT: list[LoadedObject] = []
 
 
 class Pool:
-    """A pool of its own, with the tasks above beside it; its threads go on sleeping until the process
-    ends.
-    """
+    """A pool of its own, with the tasks above beside it; its threads go on sleeping until the process ends."""
 
     def __init__(
         self,
@@ -205,9 +201,7 @@ def test_a_reversed_range_is_empty() -> None:
 
 
 def test_many_short_regions_lose_nothing() -> None:
-    """A stale worker that mixed two regions up would show here: each region begins the moment the last one
-    ends.
-    """
+    """A stale worker that mixed two regions up would show here: each region begins the moment the last one ends."""
     pool = Pool(3)
     counts = np.zeros(7, np.int64)
     pool.run("count", counts, 0, 7, 4, times=100_000)
@@ -235,9 +229,7 @@ def test_a_worker_that_sleeps_is_woken() -> None:
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="sets MXCSR")
 def test_workers_compute_under_the_callers_floating_point_mode() -> None:
-    """Another library may set flush-to-zero on one thread only; where a piece ran would then decide its
-    bits.
-    """
+    """Another library may set flush-to-zero on one thread only; where a piece ran would then decide its bits."""
     pool = Pool(1, more=FLUSHING_REGION)
     flushing = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(pool.object.address("flushing"))
     for _ in range(3):
@@ -287,9 +279,7 @@ def test_a_task_that_opens_a_region_runs_it_alone() -> None:
 
 
 def test_callers_on_other_threads_do_not_wait_for_each_other() -> None:
-    """Two Python threads may run programs at once: one has the pool, the others go alone, and all are
-    right.
-    """
+    """Two Python threads may run programs at once: one has the pool, the others go alone, and all are right."""
     pool = Pool(2)
     results = [np.zeros(500, np.int64) for _ in range(4)]
 
@@ -366,9 +356,7 @@ def worker_masks() -> list[int]:
 
 
 def test_workers_take_no_signal() -> None:
-    """Ctrl-C and timers belong to the program's own threads; a handler on a worker would run on a foreign
-    stack.
-    """
+    """Ctrl-C and timers belong to the program's own threads; a handler on a worker would run on a foreign stack."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     check_counts(Pool(2))
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
@@ -434,9 +422,7 @@ def test_without_memory_there_is_no_pool() -> None:
 def test_the_text_compiles_for_both_machines_and_asks_libc_for_listed_names_only(
     architecture: str, embed: bool
 ) -> None:
-    """No helper library: atomics must be instructions, and what is left undefined must be what every libc
-    has.
-    """
+    """No helper library: atomics must be instructions, and what is left undefined must be what every libc has."""
     from treadle.runtime import elf
 
     triple = f"{architecture}-unknown-linux-gnu"
