@@ -119,7 +119,8 @@ def show_number(value: bool | int | float | complex, dtype: DType) -> str:
     exact = repr(number)
     if dtype.numpy == np.float64 or number in (float("inf"), -float("inf")):
         return exact
-    short = _as_float_text(str(dtype.numpy.type(number)))
+    with np.errstate(all="ignore"):
+        short = _as_float_text(str(dtype.numpy.type(number)))
     return short if len(short) < len(exact) and _read(short, dtype) == number else exact
 
 
