@@ -104,7 +104,7 @@ def _quota(directory: Path) -> float | None:
 
 
 def cache_sizes(directory: Path) -> dict[str, int]:
-    """Bytes of the data caches that one core sees: `l1`, `l2`, `l3`, and `line`; absent where the kernel says nothing."""
+    """Bytes of the data caches that one core sees, `l1`, `l2`, `l3` and `line`; absent where the kernel is silent."""
     sizes: dict[str, int] = {}
     for index in sorted(directory.glob("index*")):
         if _read(index / "type").strip() == "Instruction":

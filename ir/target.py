@@ -101,7 +101,7 @@ class Target:
         return max(self.vector_bits // dtype.bits, 1)
 
     def has(self, ability: str) -> bool:
-        """Whether the machine has that ability in hardware; without it the generic instruction set covers it by loops."""
+        """Whether the machine has that ability in hardware; the generic instruction set covers all of them by loops."""
         if ability not in _ABILITIES:
             raise InvalidValue(
                 f"no target has an ability called {ability!r}",
@@ -182,15 +182,15 @@ def parse(text: str) -> Target:
     level = _LEVELS.get(base)
     if level is not None and level[0] == arch:
         _, cpu, implied = level
-    elif base in CPU_NAMES[arch]:  # type: ignore[index]
+    elif base in CPU_NAMES[arch]:
         cpu, implied = base, ()
         if (arch, cpu) in _LEVEL_OF and not named:
-            implied = _LEVELS[_LEVEL_OF[arch, cpu][0]][2]  # type: ignore[index]
+            implied = _LEVELS[_LEVEL_OF[arch, cpu][0]][2]
     else:
-        choices = [name for name, (of, _, _) in _LEVELS.items() if of == arch] + list(CPU_NAMES[arch])  # type: ignore[index]
+        choices = [name for name, (of, _, _) in _LEVELS.items() if of == arch] + list(CPU_NAMES[arch])
         raise ParseError(f"target {text!r}: no CPU or level {base!r}", code="TD0541", edit=", ".join(choices))
     features = tuple(sorted(dict.fromkeys((*implied, *named))))
-    target = target_of(arch, cpu, features)  # type: ignore[arg-type]
+    target = target_of(arch, cpu, features)
     changes: dict[str, int] = {}
     for key, value in (pair.split("=") for pair in match["keys"].split(";")[1:]):
         field = _SIZES.get(key) or _COUNTS.get(key) or _WIDTHS.get(key)
@@ -199,4 +199,4 @@ def parse(text: str) -> Target:
             keys = (*_SIZES, *_COUNTS, *_WIDTHS)
             raise ParseError(f"target {text!r}: {key}={value} is not a size", code="TD0541", edit=", ".join(keys))
         changes[field] = int(size[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[size[2]]
-    return replace(target, **changes) if changes else target
+    return replace(target, **changes) if changes else target  # type: ignore[arg-type]

@@ -93,9 +93,7 @@ class Compiled:
             ctypes.c_void_p,
             ctypes.c_void_p,
         )(self.loaded.address(name))
-        function(
-            *pointers, *[dims[dim] for dim in kernel.dims], ctypes.addressof(context), ctypes.addressof(fail)
-        )
+        function(*pointers, *[dims[dim] for dim in kernel.dims], ctypes.addressof(context), ctypes.addressof(fail))
         for name_, raw in guards.items():
             assert (raw[:margin] == 0xA5).all(), f"written before {name_}"
             assert (raw[len(raw) - margin :] == 0xA5).all(), f"written behind {name_}"

@@ -22,9 +22,7 @@ def named(name: str) -> Instruction:
     """The instruction of that name. Raises `Unsupported` (TD0530)."""
     found = INSTRUCTIONS.get(name)
     if found is None:
-        raise Unsupported(
-            f"there is no instruction {name!r}", code="TD0530", edit=f"one of: {', '.join(INSTRUCTIONS)}"
-        )
+        raise Unsupported(f"there is no instruction {name!r}", code="TD0530", edit=f"one of: {', '.join(INSTRUCTIONS)}")
     return found
 
 

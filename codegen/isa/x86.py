@@ -20,10 +20,17 @@ def _in_registers(w: Writer, args: tuple[Value, ...], whole: Callable[[tuple[Val
     """`whole` on full registers of 32-bit lanes; scalars go in lane 0 of a 128-bit one."""
     lanes = max([arg.lanes for arg in args])
     if not lanes:
-        firsts = tuple([
-            w.pure(f"insertelement {register_type(arg.dtype, 4)} zeroinitializer, {arg.typed}, i64 0", arg.dtype, 4, arg.level)
-            for arg in args
-        ])
+        firsts = tuple(
+            [
+                w.pure(
+                    f"insertelement {register_type(arg.dtype, 4)} zeroinitializer, {arg.typed}, i64 0",
+                    arg.dtype,
+                    4,
+                    arg.level,
+                )
+                for arg in args
+            ]
+        )
         result = whole(firsts, 128)
         return w.pure(f"extractelement {result.typed}, i64 0", result.dtype, 0, result.level)
     args = tuple([w.splat(arg, lanes) for arg in args])

@@ -236,8 +236,6 @@ class Branch:
                 poison = Value("poison", array.dtype, array.width)
                 a, b = x or poison, y or poison
                 name = function.name()
-                function.put(
-                    f"  {name} = phi {a.type} [ {a.text}, %{self.then_label} ], [ {b.text}, %{other_label} ]"
-                )
+                function.put(f"  {name} = phi {a.type} [ {a.text}, %{self.then_label} ], [ {b.text}, %{other_label} ]")
                 merged.append(Value(name, array.dtype, array.width, function.depth))
             array.chunks = merged

@@ -47,7 +47,7 @@ from .control import CONTEXT_POOL, CONTEXT_THREADS, Branch, Control
 from .facts import register_widths, uses, walk
 from .memory import Buffer, Lanes, Registers
 from .routines import any_lane
-from .writer import Needs, Scope, Value, float_text, literal, memory_type
+from .writer import Needs, Scope, Value, float_text, integer, literal, memory_type
 
 Linkage = Literal["internal", "external"]
 
@@ -163,7 +163,7 @@ class _Function(Control):
         name = self.needs.table(f"[{len(values)} x {kind}]", f"[{listed}]")
         return Buffer(Value(name, i64), table.dtype, (len(table.values),), len(table.values))
 
-    # --- what is in a block ---------------------------------------------------------------------------------------------
+    # --- what is in a block -------------------------------------------------------------------------------------------
 
     def scan(self, stmts: tuple[Stmt, ...]) -> tuple[frozenset[str], bool]:
         """(buffers and register arrays that are written, whether there is a loop that is not unrolled or a vector)."""
@@ -196,10 +196,13 @@ class _Function(Control):
                     assert_never(stmt)
         return frozenset(written), loops
 
-    # --- statements -----------------------------------------------------------------------------------------------------
+    # --- statements ---------------------------------------------------------------------------------------------------
 
     def block(self, stmts: tuple[Stmt, ...]) -> None:
-        env, buffers, registers = dict(self.env), dict(self.buffers), dict(self.registers)
+        # Unrolled bodies are many and mostly bind nothing.
+        binds = [stmt for stmt in stmts if isinstance(stmt, Let | Alloc)]
+        if binds:
+            env, buffers, registers = dict(self.env), dict(self.buffers), dict(self.registers)
         for stmt in stmts:
             match stmt:
                 case Let(name, value):
@@ -218,13 +221,16 @@ class _Function(Control):
                     self.fail(self.value(when), site)
                 case _:
                     assert_never(stmt)
-        self.env, self.buffers, self.registers = env, buffers, registers
+        if binds:
+            self.env, self.buffers, self.registers = env, buffers, registers
 
     def alloc(self, stmt: Alloc) -> None:
         shape = [self.index(dim).number for dim in stmt.shape]
         if any(extent is None for extent in shape):
             raise Unsupported(
-                f"the local array {stmt.name} has no fixed size", code="TD0515", edit="take it from the arena, as a parameter"
+                f"the local array {stmt.name} has no fixed size",
+                code="TD0515",
+                edit="take it from the arena, as a parameter",
             )
         count = 1
         for extent in shape:
@@ -248,7 +254,7 @@ class _Function(Control):
         self.buffers[stmt.name] = Buffer(Value(name, i64), stmt.dtype, tuple(shape))  # type: ignore[arg-type]
         self.wrote(stmt.name)
 
-    # --- loops ----------------------------------------------------------------------------------------------------------
+    # --- loops --------------------------------------------------------------------------------------------------------
 
     def loop(self, stmt: For) -> None:
         match stmt.kind:
@@ -268,8 +274,9 @@ class _Function(Control):
         if start.number is None or stop.number is None:
             raise Unsupported(f"the unrolled loop over {stmt.var} has no fixed bounds", code="TD0516")
         outer = self.env.get(stmt.var)
+        self.note_start(stmt.var, stmt.start)
         for number in range(start.number, stop.number, stmt.step):
-            self.env[stmt.var] = literal(number, i64)
+            self.env[stmt.var] = integer(number)
             self.block(stmt.body)
         self.restore(stmt.var, outer)
 
@@ -278,6 +285,7 @@ class _Function(Control):
         if start.lanes or stop.lanes:
             raise Unsupported(f"the trip count of the loop over {stmt.var} differs between lanes", code="TD0517")
         facts = self.facts[id(stmt)]
+        self.note_start(stmt.var, stmt.start)
         if start.number is not None and stop.number is not None:
             trips = max(0, -(-(stop.number - start.number) // stmt.step))
             if trips == 0:
@@ -363,6 +371,7 @@ class _Function(Control):
         if trips.number is not None and trips.number <= 0:
             return
         lanes = Lanes(stmt.var, stmt.lanes, start, stmt.step)
+        self.note_start(stmt.var, stmt.start)
         if trips.number is not None:
             mask = None
             if trips.number < stmt.lanes:
@@ -389,7 +398,7 @@ class _Function(Control):
         limit = trips if dtype is i64 else self.convert("trunc", trips, dtype)
         return self.op("icmp ult", self.iota(lanes, 1, dtype), self.splat(limit, lanes), bool_)
 
-    # --- branches -------------------------------------------------------------------------------------------------------
+    # --- branches -----------------------------------------------------------------------------------------------------
 
     def branch(self, stmt: If) -> None:
         condition = self.value(stmt.condition)
@@ -459,7 +468,7 @@ class _Function(Control):
         self.scopes.pop()
         self.start(on)
 
-    # --- parallel loops -------------------------------------------------------------------------------------------------
+    # --- parallel loops -----------------------------------------------------------------------------------------------
 
     def parallel(self, stmt: For) -> None:
         """A nest of parallel loops becomes a task over one range; the task's body divides the number back."""
@@ -554,7 +563,8 @@ class _Function(Control):
                 # The nest runs, so no count is zero, and the number is not negative.
                 place = self.op("urem", number, count)
                 number = self.op("udiv", number, count)
-            self.env[loop.var] = self.add(self.index(loop.start), self.mul(place, literal(loop.step, i64)))
+            self.note_start(loop.var, loop.start)
+            self.env[loop.var] = self.add(self.index(loop.start), self.mul(place, integer(loop.step)))
 
     def dispatch(self, task: str, captured: list[_Captured], total: Value) -> None:
         """Hand the range to the pool if there is one, more than one thread, and more than one piece; else call."""
@@ -593,7 +603,7 @@ class _Function(Control):
         self.put(f"  br label %{joined}")
         self.start(joined)
 
-    # --- expressions ----------------------------------------------------------------------------------------------------
+    # --- expressions --------------------------------------------------------------------------------------------------
 
     def value(self, expr: Expr) -> Value:
         match expr:
@@ -633,7 +643,8 @@ class _Function(Control):
         instruction = isa.named(name)
         native = isa.emission(instruction, self.target)
         if native is not None:
-            return native(self, *args)
+            written: Value = native(self, *args)
+            return written
         env = self.env
         self.env = {param.name: arg for param, arg in zip(instruction.params, args)}
         for let in instruction.lets:

@@ -194,9 +194,7 @@ class _Function(Control):
 
     def move(self, source: Value, target: Value, size: Value) -> None:
         self.module.needs.declare(declaration("void", "llvm.memcpy.p0.p0.i64", ("ptr", "ptr", "i64", "i1")))
-        self.put(
-            f"  call void @llvm.memcpy.p0.p0.i64(ptr {target.text}, ptr {source.text}, i64 {size.text}, i1 false)"
-        )
+        self.put(f"  call void @llvm.memcpy.p0.p0.i64(ptr {target.text}, ptr {source.text}, i64 {size.text}, i1 false)")
 
     def count_loop(self, step: Count) -> None:
         total = self.index(step.count)
@@ -263,7 +261,7 @@ class _Function(Control):
         self.start(end)
 
 
-# --- the C interface of a saved model -----------------------------------------------------------------------------------
+# --- the C interface of a saved model ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -415,4 +413,3 @@ call:
     module.needs.declare("declare i32 @posix_memalign(ptr, i64, i64)")
     module.needs.declare("declare void @free(ptr)")
     module.add_text("\n".join(lines))
-

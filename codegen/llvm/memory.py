@@ -21,7 +21,7 @@ from ...ir.target import Target
 from . import intrinsics, scalars
 from .intrinsics import declaration
 from .routines import joined, pieces, shuffle
-from .writer import HALVES, Needs, Value, Writer, literal, memory_type, register_type
+from .writer import HALVES, Needs, Value, Writer, integer, literal, memory_type, register_type
 
 Term = tuple[tuple[str, ...], int]
 
@@ -72,7 +72,7 @@ class Lanes:
     step: int
 
 
-_NO_NAMES: Final[dict[str, DimName]] = {}
+_BELOW_ALL: Final = -(2**62)  # stands for an unknown lower end of a loop variable
 
 
 class Memory(Writer):
@@ -85,9 +85,21 @@ class Memory(Writer):
         self.registers: dict[str, Registers] = {}
         self.vector: Lanes | None = None
         self.plans: dict[int, tuple[tuple[Term, ...], int]] = {}
+        self.known: dict[str, DimName] = {}  # loop variables that may be negative; other names are not
         self.streams = False
 
     # --- positions ----------------------------------------------------------------------------------------------------
+
+    def note_start(self, var: str, start: Dim) -> None:
+        """A loop variable counts from `start`: remember it if that may be below 0."""
+        if isinstance(start, int) and start >= 0:
+            self.known.pop(var, None)
+            return
+        least, _ = bounds(start, self.known)
+        if least is None or least < 0:
+            self.known[var] = DimName(var, _BELOW_ALL if least is None else least)
+        else:
+            self.known.pop(var, None)
 
     def lookup(self, name: str) -> Value:
         found = self.env.get(name)
@@ -100,7 +112,7 @@ class Memory(Writer):
     def index(self, dim: Dim) -> Value:
         """A position or size as an i64: a vector where it moves with the vector loop."""
         if isinstance(dim, int):
-            return literal(dim, i64)
+            return integer(dim)
         lanes = self.vector
         constant = dim.constant
         groups: dict[int, list[Value]] = {}
@@ -110,15 +122,15 @@ class Memory(Writer):
                 continue
             term = self.product(factors)
             if coefficient != 1:
-                term = self.mul(term, literal(coefficient, i64))
+                term = self.mul(term, integer(coefficient))
             groups.setdefault(term.level + (1000 if term.lanes else 0), []).append(term)
         total: Value | None = None
         for level in sorted(groups):
             for term in groups[level]:
                 total = term if total is None else self.add(total, term)
         if total is None:
-            return literal(constant, i64)
-        return self.add(total, literal(constant, i64)) if constant else total
+            return integer(constant)
+        return self.add(total, integer(constant)) if constant else total
 
     def reduced(self, terms: Sequence[Term], lanes: Lanes | None) -> list[tuple[int, list[Value]]]:
         """Each term as its integer and the values it multiplies; names that are known numbers go into the integer."""
@@ -146,7 +158,9 @@ class Memory(Writer):
         iota = self.iota(lanes.count, lanes.step)
         return iota if lanes.start.number == 0 else self.add(self.splat(lanes.start, lanes.count), iota)
 
-    def product(self, factors: list[Value]) -> Value:
+    def product(self, factors: Sequence[Value]) -> Value:
+        if len(factors) == 1:
+            return factors[0]
         ordered = sorted(factors, key=lambda value: (value.lanes, value.level))
         result = ordered[0]
         for value in ordered[1:]:
@@ -163,7 +177,7 @@ class Memory(Writer):
         x, y = operands
         if x.number is not None and y.number is not None and y.number:
             return literal(x.number // y.number if atom.kind == "floordiv" else x.number % y.number, i64)
-        least, _ = bounds(atom.operands[0], _NO_NAMES)
+        least, _ = bounds(atom.operands[0], self.known)
         if least is not None and least >= 0 and y.number is not None and y.number > 0:
             return self.op("udiv" if atom.kind == "floordiv" else "urem", x, y)
         return scalars.binary(self, atom.kind, x, y)
@@ -181,30 +195,36 @@ class Memory(Writer):
     def address(self, node: object, buffer: Buffer, index: tuple[Dim, ...]) -> Address:
         terms, constant = self.plan(node, buffer, index)
         lanes = self.vector
+        var = lanes.var if lanes is not None else None
         stride = 0
         groups: dict[int, list[Value]] = {}
         offsets: Value | None = None
         for factors, coefficient in terms:
-            if lanes is not None and factors == (lanes.var,):
-                stride += coefficient * lanes.step
-                start = lanes.start
-                if start.number is not None:
-                    constant += coefficient * start.number
+            values: Sequence[Value]
+            if len(factors) == 1 and not isinstance(factors[0], Atom):
+                # The usual case, taken a thousand times in an unrolled body: a plain variable times a number.
+                if factors[0] == var:
+                    assert lanes is not None
+                    stride += coefficient * lanes.step
+                    value = lanes.start
                 else:
-                    term = self.mul(start, literal(coefficient, i64))
-                    groups.setdefault(term.level, []).append(term)
-                continue
-            for scale, values in self.reduced(((factors, coefficient),), lanes):
-                if not values:
-                    constant += scale
+                    value = self.lookup(factors[0])
+                if value.number is not None:
+                    constant += coefficient * value.number
                     continue
-                term = self.product(values)
-                if scale != 1:
-                    term = self.mul(term, literal(scale, i64))
-                if term.lanes:
-                    offsets = term if offsets is None else self.add(offsets, term)
-                else:
-                    groups.setdefault(term.level, []).append(term)
+                values = (value,)
+            else:
+                ((coefficient, values),) = self.reduced(((factors, coefficient),), lanes) or ((0, ()),)
+                if not values:
+                    constant += coefficient
+                    continue
+            term = self.product(values)
+            if coefficient != 1:
+                term = self.mul(term, integer(coefficient))
+            if term.lanes:
+                offsets = term if offsets is None else self.add(offsets, term)
+            else:
+                groups.setdefault(term.level, []).append(term)
         if offsets is not None and stride and lanes is not None:
             offsets = self.add(offsets, self.iota(lanes.count, stride))
             stride = 0
@@ -216,7 +236,7 @@ class Memory(Writer):
                 total = self.add(total, term)
             pointer = self.step(pointer, kind, total)
         if constant:
-            pointer = self.step(pointer, kind, literal(constant, i64))
+            pointer = self.step(pointer, kind, integer(constant))
         return Address(pointer, stride, offsets)
 
     def step(self, pointer: Value, kind: str, offset: Value) -> Value:
@@ -229,7 +249,7 @@ class Memory(Writer):
 
     def load(self, node: object, name: str, index: tuple[Dim, ...]) -> Value:
         if name in self.registers:
-            return self.read_registers(name, index)
+            return self.read_registers(node, name, index)
         buffer = self.buffers.get(name)
         if buffer is None:
             raise Unsupported(f"there is no buffer {name}", code="TD0510")
@@ -333,7 +353,7 @@ class Memory(Writer):
 
     def store(self, node: object, name: str, index: tuple[Dim, ...], value: Value, stream: bool) -> None:
         if name in self.registers:
-            self.write_registers(name, index, value)
+            self.write_registers(node, name, index, value)
             return
         buffer = self.buffers.get(name)
         if buffer is None:
@@ -381,7 +401,9 @@ class Memory(Writer):
             on = mask.text if mask is not None else "splat (i1 true)"
             full, declared = intrinsics.scatter(kind, count)
             self.needs.declare(declared)
-            self.put(f"  call void @{full}({kind} {text}, <{count} x ptr> align {size} {places.text}, {mask_type} {on})")
+            self.put(
+                f"  call void @{full}({kind} {text}, <{count} x ptr> align {size} {places.text}, {mask_type} {on})"
+            )
         self.wrote(name)
 
     def store_lanes(self, kind: str, text: str, pointer: Value, buffer: Buffer, stream: bool) -> None:
@@ -408,47 +430,42 @@ class Memory(Writer):
         self.start(after)
 
     def reversed(self, x: Value, kind: str) -> Value:
-        """The lanes backwards; `kind` because what comes from memory may have another type than its dtype in registers."""
+        """The lanes backwards; `kind` because what comes from memory may not have its dtype's type in registers."""
         numbers = ", ".join([f"i32 {lane}" for lane in range(x.lanes - 1, -1, -1)])
         text = f"shufflevector {kind} {x.text}, {kind} poison, <{x.lanes} x i32> <{numbers}>"
         return self.pure(text, x.dtype, x.lanes, x.level)
 
     # --- register arrays ----------------------------------------------------------------------------------------------
 
-    def positions(self, name: str, index: tuple[Dim, ...]) -> tuple[int, int]:
+    def positions(self, node: object, name: str, index: tuple[Dim, ...]) -> tuple[int, int]:
         """(first element, elements per lane) of an access to a register array, in row-major order."""
-        array = self.registers[name]
+        found = self.plans.get(id(node))
+        if found is None:
+            offset = linearize(index, self.registers[name].shape)
+            found = ((), offset) if isinstance(offset, int) else (offset.terms, offset.constant)
+            self.plans[id(node)] = found
+        terms, first = found
         lanes = self.vector
-        first = 0
         stride = 0
-        for extent, dim in zip(array.shape, index):
-            first *= extent
-            stride *= extent
-            if isinstance(dim, int):
-                first += dim
-                continue
-            first += dim.constant
-            for factors, coefficient in dim.terms:
-                if lanes is not None and factors == (lanes.var,):
-                    if lanes.start.number is None:
-                        raise self.not_fixed(name, dim)
-                    stride += coefficient * lanes.step
-                    first += coefficient * lanes.start.number
-                    continue
-                for scale, values in self.reduced(((factors, coefficient),), lanes):
-                    if values:
-                        raise self.not_fixed(name, dim)
-                    first += scale
+        for factors, coefficient in terms:
+            if lanes is not None and factors == (lanes.var,):
+                value = lanes.start
+                stride += coefficient * lanes.step
+            else:
+                value = self.product([self.factor(factor, lanes) for factor in factors])
+            if value.number is None:
+                raise self.not_fixed(name, index)
+            first += coefficient * value.number
         return first, stride
 
-    def not_fixed(self, name: str, dim: Dim) -> Unsupported:
+    def not_fixed(self, name: str, index: tuple[Dim, ...]) -> Unsupported:
         return Unsupported(
-            f"the register array {name} is indexed by {dim}, which is not known while emitting",
+            f"the register array {name} is indexed by {', '.join(map(str, index))}, which is not known while emitting",
             code="TD0513",
             edit="index registers by constants, unrolled and vector variables",
         )
 
-    def place(self, array: Registers, position: int) -> tuple[int, int]:
+    def chunk_of(self, array: Registers, position: int) -> tuple[int, int]:
         """(chunk, lane) of an element."""
         if not array.width:
             return position, 0
@@ -456,11 +473,11 @@ class Memory(Writer):
         row, column = divmod(position, last)
         return row * array.per_row + column // array.width, column % array.width
 
-    def read_registers(self, name: str, index: tuple[Dim, ...]) -> Value:
+    def read_registers(self, node: object, name: str, index: tuple[Dim, ...]) -> Value:
         array = self.registers[name]
-        first, stride = self.positions(name, index)
+        first, stride = self.positions(node, name, index)
         lanes = self.vector
-        chunk, lane = self.place(array, first)
+        chunk, lane = self.chunk_of(array, first)
         if lanes is None or stride == 0:
             return self.element(name, array, chunk, lane)
         if stride == 1 and lane == 0 and lanes.count == array.width:
@@ -469,7 +486,8 @@ class Memory(Writer):
         for extent in array.shape:
             total *= extent
         places = [
-            self.place(array, first + stride * n) if 0 <= first + stride * n < total else (-1, -1) for n in range(lanes.count)
+            self.chunk_of(array, first + stride * n) if 0 <= first + stride * n < total else (-1, -1)
+            for n in range(lanes.count)
         ]
         return self.collected(name, array, places)
 
@@ -503,13 +521,13 @@ class Memory(Writer):
             return x
         return self.pure(f"extractelement {x.typed}, i64 {lane}", array.dtype, 0, x.level)
 
-    def write_registers(self, name: str, index: tuple[Dim, ...], value: Value) -> None:
+    def write_registers(self, node: object, name: str, index: tuple[Dim, ...], value: Value) -> None:
         array = self.registers[name]
         if value.dtype is not array.dtype:
             raise Unsupported(f"{name} holds {array.dtype}, not {value.dtype}", code="TD0511")
-        first, stride = self.positions(name, index)
+        first, stride = self.positions(node, name, index)
         lanes = self.vector
-        chunk, lane = self.place(array, first)
+        chunk, lane = self.chunk_of(array, first)
         if not 0 <= chunk < len(array.chunks):
             raise Unsupported(f"the register array {name} is written outside its shape", code="TD0513")
         if lanes is None or stride == 0:
@@ -528,14 +546,14 @@ class Memory(Writer):
             array.chunks[chunk] = value
             return
         if self.masked is not None:
-            value = self.select(self.masked, value, self.read_registers(name, index))
+            value = self.select(self.masked, value, self.read_registers(node, name, index))
         total = 1
         for extent in array.shape:
             total *= extent
         news: dict[int, list[tuple[int, int]]] = {}
         for n in range(lanes.count):
             if 0 <= first + stride * n < total:
-                target, at = self.place(array, first + stride * n)
+                target, at = self.chunk_of(array, first + stride * n)
                 news.setdefault(target, []).append((at, n))
         for target, moves in news.items():
             if not array.width:

@@ -67,9 +67,9 @@ def pieces(w: Writer, x: Value, width: int) -> list[Value]:
 def joined(w: Writer, parts: list[Value], lanes: int) -> Value:
     """The vectors one behind the other, cut to `lanes`."""
     while len(parts) > 1:
-        paired = []
-        for i in range(0, len(parts) - 1, 2):
-            paired.append(shuffle(w, parts[i], parts[i + 1], list(range(parts[i].lanes * 2))))
+        paired = [
+            shuffle(w, parts[i], parts[i + 1], list(range(parts[i].lanes * 2))) for i in range(0, len(parts) - 1, 2)
+        ]
         if len(parts) % 2:
             # Equal widths, so that the next round can join it.
             last = parts[-1]
@@ -136,8 +136,7 @@ def _build_fmod(outer: Writer, full: str, dtype: DType, lanes: int) -> str:
     w.put("  br label %test")
     head = w.scopes[-1].lines
     w.start("test")
-    m, n = Value("%m", integer, lanes), Value("%n", integer, lanes)
-    # The loop's values must stay in the loop: forget what was written, so that nothing is shared across it by name.
+    m = Value("%m", integer, lanes)
     going = Value("%going", bool_, lanes)
     head.append(f"  %m = phi {whole} [ {m_x.text}, %entry ], [ %m.next, %round ]")
     head.append(f"  %n = phi {whole} [ {rounds.text}, %entry ], [ %n.next, %round ]")
@@ -176,7 +175,13 @@ def _build_fmod(outer: Writer, full: str, dtype: DType, lanes: int) -> str:
     answer = w.select(wrong, literal(float("nan"), dtype), answer)
     body = flatten(w.scopes[0].lines, [])
     return "\n".join(
-        [f"define internal {kind} {full}({kind} %x, {kind} %y) nounwind {{", "entry:", *body, f"  ret {answer.typed}", "}"]
+        [
+            f"define internal {kind} {full}({kind} %x, {kind} %y) nounwind {{",
+            "entry:",
+            *body,
+            f"  ret {answer.typed}",
+            "}",
+        ]
     )
 
 
@@ -193,11 +198,8 @@ def _build_fma(outer: Writer, full: str, dtype: DType, lanes: int) -> str:
     lines = [f"define internal {kind} {full}({kind} %x, {kind} %y, {kind} %z) nounwind {{"]
     whole = "poison"
     for lane in range(lanes):
-        for name in "xyz":
-            lines.append(f"  %{name}{lane} = extractelement {kind} %{name}, i64 {lane}")
-        lines.append(
-            f'  %r{lane} = call double @"routine.fma.f64"(double %x{lane}, double %y{lane}, double %z{lane})'
-        )
+        lines += [f"  %{name}{lane} = extractelement {kind} %{name}, i64 {lane}" for name in "xyz"]
+        lines.append(f'  %r{lane} = call double @"routine.fma.f64"(double %x{lane}, double %y{lane}, double %z{lane})')
         lines.append(f"  %w{lane} = insertelement {kind} {whole}, double %r{lane}, i64 {lane}")
         whole = f"%w{lane}"
     return "\n".join([*lines, f"  ret {kind} {whole}", "}"])

@@ -281,7 +281,9 @@ def binary(w: Writer, op: str, x: Value, y: Value) -> Value:
     dtype = x.dtype
     if op == "complex" or dtype.kind == "complex":
         raise Unsupported(
-            "complex kernels are not compiled", code="TD0501", edit="compute with real and imaginary parts as two arrays"
+            "complex kernels are not compiled",
+            code="TD0501",
+            edit="compute with real and imaginary parts as two arrays",
         )
     if dtype.kind == "float8":
         raise refuse(op, dtype)

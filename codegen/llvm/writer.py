@@ -28,36 +28,38 @@ Lines = list[Union[str, "Lines"]]
 
 def register_type(dtype: DType, lanes: int = 0) -> str:
     """LLVM's type of a value of `dtype`; a vector of `lanes` elements unless that is 0."""
-    scalar = _scalar_type(dtype, _REGISTER_TYPES)
-    return f"<{lanes} x {scalar}>" if lanes else scalar
+    found = _REGISTER.get((dtype.name, lanes))
+    return found or _REGISTER.setdefault((dtype.name, lanes), _spelt(dtype, lanes, _REGISTER_TYPES))
 
 
 def memory_type(dtype: DType, lanes: int = 0) -> str:
     """LLVM's type of what lies in a buffer of `dtype`."""
-    scalar = _scalar_type(dtype, _MEMORY_TYPES)
+    found = _MEMORY.get((dtype.name, lanes))
+    return found or _MEMORY.setdefault((dtype.name, lanes), _spelt(dtype, lanes, _MEMORY_TYPES))
+
+
+_REGISTER: Final[dict[tuple[str, int], str]] = {}
+_MEMORY: Final[dict[tuple[str, int], str]] = {}
+
+
+def _spelt(dtype: DType, lanes: int, types: dict[str, str]) -> str:
+    if dtype.kind == "complex":
+        raise Unsupported(
+            f"complex kernels are not compiled: {dtype}",
+            code="TD0501",
+            edit="compute with real and imaginary parts as two arrays",
+        )
+    if dtype.kind == "float8":
+        raise Unsupported(
+            f"kernels do not compute with {dtype}", code="TD0502", edit="convert its u8 bits to f32 first"
+        )
+    scalar = types.get(dtype.name, f"i{dtype.bits}")
     return f"<{lanes} x {scalar}>" if lanes else scalar
 
 
-def _scalar_type(dtype: DType, types: dict[str, str]) -> str:
-    found = types.get(dtype.name)
-    if found is None:
-        if dtype.kind == "complex":
-            raise Unsupported(
-                f"complex kernels are not compiled: {dtype}",
-                code="TD0501",
-                edit="compute with real and imaginary parts as two arrays",
-            )
-        if dtype.kind == "float8":
-            raise Unsupported(
-                f"kernels do not compute with {dtype}", code="TD0502", edit="convert to f32 through the u8 bits first"
-            )
-        found = types[dtype.name] = f"i{dtype.bits}"
-    return found
-
-
 class Value:
-    """An SSA value or a literal. `text` is the operand without its type; `level` the depth of the scope that defines it;
-    `number` its value where that is an integer known while writing."""
+    """An SSA value or a literal. `text` is the operand without its type, `level` the depth of the scope that defines
+    it, `number` its value where that is an integer known while writing."""
 
     __slots__ = ("dtype", "lanes", "level", "number", "text")
 
@@ -94,6 +96,11 @@ def literal(value: bool | int | float | complex, dtype: DType) -> Value:
     register_type(dtype)  # refuses what is neither
     assert not isinstance(value, complex)
     return Value(float_text(value, dtype), dtype)
+
+
+def integer(value: int) -> Value:
+    """An i64 that surely fits: a position, a size."""
+    return Value(str(value), i64, 0, 0, value)
 
 
 def float_text(value: float | int, dtype: DType) -> str:
@@ -213,7 +220,7 @@ class Writer:
     def wrote(self, buffer: str) -> None:
         self.versions[buffer] = self.versions.get(buffer, 0) + 1
 
-    # --- small instructions -----------------------------------------------------------------------------------------
+    # --- small instructions -------------------------------------------------------------------------------------------
 
     def op(self, opcode: str, x: Value, y: Value, dtype: DType | None = None) -> Value:
         """`opcode` on two values of one type; the result has `dtype`, or theirs. Scalars are spread where one is a
@@ -263,13 +270,10 @@ class Writer:
         text = f"shufflevector {vector} {first.text}, {vector} poison, <{lanes} x i32> zeroinitializer"
         return self.pure(text, x.dtype, lanes, x.level)
 
-    def int(self, value: int, dtype: DType = i64) -> Value:
-        return literal(value, dtype)
-
     def add(self, x: Value, y: Value) -> Value:
         """x + y of positions, which never overflow."""
         if x.number is not None and y.number is not None:
-            return literal(x.number + y.number, i64)
+            return integer(x.number + y.number)
         if y.number == 0:
             return x
         if x.number == 0:
@@ -279,7 +283,7 @@ class Writer:
     def mul(self, x: Value, y: Value) -> Value:
         """x * y of positions."""
         if x.number is not None and y.number is not None:
-            return literal(x.number * y.number, i64)
+            return integer(x.number * y.number)
         if y.number == 1:
             return x
         if x.number == 1:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from treadle.codegen import host as module
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.host import cache_sizes, cgroup_quota, core_count, host

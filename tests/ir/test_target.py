@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+
 from treadle.codegen import cpus
 from treadle.ir.dtypes import bf16, bool_, f32, f64, i8
 from treadle.ir.errors import InvalidValue, ParseError
@@ -94,4 +95,4 @@ def test_llvm_is_told_every_feature() -> None:
     assert "+sse2" in features and "-avx512f" in features and "-avx2" in features
     for target in TARGETS.values():
         assert target.llvm_cpu in CPU_NAMES[target.arch]
-        assert len(set(feature[1:] for feature in target.llvm_features.split(","))) == target.llvm_features.count(",") + 1
+        assert len({feature[1:] for feature in target.llvm_features.split(",")}) == target.llvm_features.count(",") + 1

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from native import RUNNABLE, Compiled, same
+
 from treadle.codegen import isa
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.isa.generic import DOT2_BF16, DOT2_I16, DOT4_U8I8
@@ -36,9 +37,7 @@ def applied(instruction: isa.Instruction, lanes: int) -> Kernel:
     else:
         loop = For("p", 0, COUNT, 1, "serial", (at(P),))
     params = tuple(Param(param.name, param.dtype, (COUNT,), "in") for param in instruction.params)
-    return Kernel(
-        f"{instruction.name}.{lanes}", (*params, Param("y", instruction.dtype, (COUNT,), "out")), (), (loop,)
-    )
+    return Kernel(f"{instruction.name}.{lanes}", (*params, Param("y", instruction.dtype, (COUNT,), "out")), (), (loop,))
 
 
 def inputs(instruction: isa.Instruction) -> dict[str, np.ndarray]:

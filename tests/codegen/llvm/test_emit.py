@@ -7,6 +7,7 @@ the test. Kernels are written out by hand, as small as shows the point.
 from __future__ import annotations
 
 import ctypes
+import itertools
 
 import ml_dtypes
 import numpy as np
@@ -46,7 +47,7 @@ from treadle.runtime.elf import undefined_symbols
 from treadle.runtime.loader import BLOCK_OPERATIONS
 
 N, M, K = symbol("n"), symbol("m"), symbol("k")
-I, J, T, V, P, Q = (symbol(name) for name in "ijtvpq")
+U, J, T, V, P, Q = (symbol(name) for name in "ujtvpq")
 RNG = np.random.default_rng(11)
 targets = pytest.mark.parametrize("target", RUNNABLE)
 
@@ -247,12 +248,12 @@ def test_tables(target: str, size: int, dtype: DType) -> None:
 # A vector inside a longer loop whose sizes and strides are all known only at run time.
 @targets
 def test_symbolic_strides(target: str) -> None:
-    body = Store("y", (J, I, T + V), Fma(load("x", I, J, T + V), load("r", T + V), load("s", I)))
+    body = Store("y", (J, U, T + V), Fma(load("x", U, J, T + V), load("r", T + V), load("s", U)))
     k = kernel(
         "transposed",
         [array("x", N, M, K), array("r", K), array("s", N), array("y", M, N, K, role="out")],
         "n m k",
-        serial("i", 0, N, serial("j", 0, M, serial("t", 0, K, vector("v", 0, minimum(K - T, 8), 8, body), step=8))),
+        serial("u", 0, N, serial("j", 0, M, serial("t", 0, K, vector("v", 0, minimum(K - T, 8), 8, body), step=8))),
     )
     for n, m, kk in [(3, 4, 19), (1, 1, 1), (0, 5, 5), (2, 3, 0), (2, 2, 8)]:
         args = {"x": numbers(f32, n, m, kk), "r": numbers(f32, kk), "s": numbers(f32, n)}
@@ -267,13 +268,13 @@ def test_shared_scalars_of_empty_loops(target: str) -> None:
         [array("x", N), array("b", M), array("y", N, role="out")],
         "n m",
         vector("v", 0, N, 16, Store("y", (V,), add(load("x", V), load("b", 0)))),
-        serial("i", 0, N, Store("y", (I,), add(load("y", I), load("b", 0)))),
+        serial("u", 0, N, Store("y", (U,), add(load("y", U), load("b", 0)))),
     )
     agree(target, k, {"x": numbers(f32, 0), "b": numbers(f32, 0)}, n=0, m=0)
     agree(target, k, {"x": numbers(f32, 5), "b": numbers(f32, 1)}, n=5, m=1)
 
 
-# --- registers ----------------------------------------------------------------------------------------------------------
+# --- registers --------------------------------------------------------------------------------------------------------
 
 
 def gemm(mr: int, nv: int, lanes: int) -> Kernel:
@@ -355,10 +356,10 @@ def test_masked_registers(target: str) -> None:
         Alloc("acc", f32, (16,), "registers"),
         vector("v", 0, 16, 16, Store("acc", (V,), c(1.0))),
         serial(
-            "i",
+            "u",
             0,
             N,
-            vector("v", 0, minimum(N - I, 16), 16, Store("acc", (V,), add(load("acc", V), load("x", I + V)))),
+            vector("v", 0, minimum(N - U, 16), 16, Store("acc", (V,), add(load("acc", V), load("x", U + V)))),
             step=16,
         ),
         vector("v", 0, 16, 16, Store("y", (V,), load("acc", V))),
@@ -370,7 +371,7 @@ def test_masked_registers(target: str) -> None:
 # Carried through nested loops, branches and loops that do not run, a register has the value of the way taken.
 @targets
 def test_registers_through_control_flow(target: str) -> None:
-    odd = Binary("eq", Binary("and", Index(I), c(1, i64)), c(1, i64))
+    odd = Binary("eq", Binary("and", Index(U), c(1, i64)), c(1, i64))
     k = kernel(
         "ways",
         [array("x", N, M), array("y", N, role="out")],
@@ -380,17 +381,19 @@ def test_registers_through_control_flow(target: str) -> None:
         Store("s", (), c(0.5)),
         Store("u", (1,), c(1.0, f64)),
         serial(
-            "i",
+            "u",
             0,
             N,
-            serial("j", 0, M, Store("s", (), add(load("s"), load("x", I, J)))),
+            serial("j", 0, M, Store("s", (), add(load("s"), load("x", U, J)))),
             If(
                 odd,
                 (Store("s", (), mul(load("s"), c(2.0))),),
                 (Store("u", (1,), add(load("u", 1, dtype=f64), c(1.0, f64))),),
             ),
-            If(odd, (Store("u", (0,), c(3.0, f64)), Store("s", (), add(load("s"), Cast(load("u", 0, dtype=f64), f32))))),
-            Store("y", (I,), add(load("s"), Cast(load("u", 1, dtype=f64), f32))),
+            If(
+                odd, (Store("u", (0,), c(3.0, f64)), Store("s", (), add(load("s"), Cast(load("u", 0, dtype=f64), f32))))
+            ),
+            Store("y", (U,), add(load("s"), Cast(load("u", 1, dtype=f64), f32))),
         ),
     )
     for n, m in [(0, 3), (1, 0), (4, 3), (5, 1)]:
@@ -405,12 +408,12 @@ def test_local_arrays_on_the_stack(target: str) -> None:
         "n",
         Alloc("t", f32, (4, 8), "stack"),
         serial(
-            "i",
+            "u",
             0,
             N,
-            serial("j", 0, 4, vector("v", 0, 8, 8, Store("t", (J, V), mul(load("x", I), Cast(Index(J * 8 + V), f32))))),
-            Store("y", (I,), c(0.0)),
-            serial("j", 0, 8, Store("y", (I,), add(load("y", I), load("t", J // 2, (J * 3) % 8)))),
+            serial("j", 0, 4, vector("v", 0, 8, 8, Store("t", (J, V), mul(load("x", U), Cast(Index(J * 8 + V), f32))))),
+            Store("y", (U,), c(0.0)),
+            serial("j", 0, 8, Store("y", (U,), add(load("y", U), load("t", J // 2, (J * 3) % 8)))),
         ),
     )
     agree(target, k, {"x": numbers(f32, 9)}, n=9)
@@ -426,14 +429,18 @@ def test_large_and_dynamic_stack_arrays_are_refused() -> None:
 
 def test_registers_indexed_at_run_time_are_refused() -> None:
     k = kernel(
-        "k", [array("y", 4, role="out")], "n", Alloc("r", f32, (4,), "registers"), serial("i", 0, N, Store("r", (I,), c(1.0)))
+        "k",
+        [array("y", 4, role="out")],
+        "n",
+        Alloc("r", f32, (4,), "registers"),
+        serial("u", 0, N, Store("r", (U,), c(1.0))),
     )
-    with pytest.raises(Unsupported, match="r is indexed by i") as caught:
+    with pytest.raises(Unsupported, match="is indexed by u") as caught:
         emit_kernel(k, MODELS["generic"])
     assert caught.value.code == "TD0513"
 
 
-# --- control flow -------------------------------------------------------------------------------------------------------
+# --- control flow -----------------------------------------------------------------------------------------------------
 
 
 # A condition that differs between lanes: each side acts on its own lanes, and guards its own accesses.
@@ -476,9 +483,7 @@ def test_while(target: str) -> None:
     def steps(place: tuple[Dim, ...]) -> tuple[Stmt, ...]:
         now = load("x", *place, dtype=i64)
         even = Binary("eq", Binary("and", Var("z", i64), c(1, i64)), c(0, i64))
-        following = Select(
-            even, Binary("shr", Var("z", i64), c(1, i64)), add(mul(Var("z", i64), c(3, i64)), c(1, i64))
-        )
+        following = Select(even, Binary("shr", Var("z", i64), c(1, i64)), add(mul(Var("z", i64), c(3, i64)), c(1, i64)))
         return (
             While(
                 (
@@ -491,7 +496,7 @@ def test_while(target: str) -> None:
         )
 
     x, y = array("x", N, dtype=i64, role="inout"), array("y", N, dtype=i64, role="inout")
-    one = kernel("one", [x, y], "n", serial("i", 0, N, *steps((I,))))
+    one = kernel("one", [x, y], "n", serial("u", 0, N, *steps((U,))))
     many = kernel("many", [x, y], "n", vector("v", 0, N, 16, *steps((V,))))
     args = {"x": np.arange(2, 15), "y": np.zeros(13, np.int64)}
     agree(target, one, args, n=13)
@@ -506,14 +511,14 @@ def test_loads_follow_stores(target: str) -> None:
         [array("y", 8, role="inout"), array("z", N, role="out")],
         "n",
         serial(
-            "i",
+            "u",
             0,
             N,
             Let("before", load("y", 3)),
             Store("y", (3,), add(load("y", 3), c(1.0))),
-            Store("z", (I,), add(mul(Var("before", f32), c(100.0)), load("y", 3))),
+            Store("z", (U,), add(mul(Var("before", f32), c(100.0)), load("y", 3))),
             serial("j", 0, 2, Store("y", (J + 2,), add(load("y", 3), load("y", 2)))),
-            Store("z", (I,), add(load("z", I), load("y", 3))),
+            Store("z", (U,), add(load("z", U), load("y", 3))),
         ),
     )
     agree(target, k, {"y": numbers(f32, 8)}, n=4)
@@ -523,13 +528,13 @@ def test_loads_follow_stores(target: str) -> None:
 @targets
 def test_failures(target: str) -> None:
     wrong = Binary("ge", load("w", V, dtype=i32), c(10, i32))
-    bad = Binary("lt", load("w", I, dtype=i32), c(0, i32))
+    bad = Binary("lt", load("w", U, dtype=i32), c(0, i32))
     k = kernel(
         "fails",
         [array("w", N, dtype=i32), array("y", N, dtype=i32, role="out")],
         "n",
         vector("v", 0, N, 16, Fail(wrong, 4), Store("y", (V,), load("w", V, dtype=i32))),
-        serial("i", 0, N, Fail(bad, 2)),
+        serial("u", 0, N, Fail(bad, 2)),
     )
     compiled = Compiled([k], RUNNABLE[target])
     for values in ([1, 2, 3], [1, 10, 3, 11], [1, -1, 12], [-5, -6]):
@@ -553,7 +558,7 @@ def test_stopping(target: str) -> None:
     assert found["y"][0] == 0
 
 
-# --- parallel loops -----------------------------------------------------------------------------------------------------
+# --- parallel loops ---------------------------------------------------------------------------------------------------
 
 RUN = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64
@@ -572,7 +577,7 @@ class StubPool:
     def run(self, pool: int, task: int, args: int, lo: int, hi: int, threads: int) -> None:
         self.asked.append((lo, hi, threads))
         cuts = sorted({lo, lo + (hi - lo) // 3, lo + (hi - lo) // 2, hi})
-        for first, last in reversed(list(zip(cuts, cuts[1:]))):
+        for first, last in reversed(list(itertools.pairwise(cuts))):
             TASK(task)(args, first, last)
 
     def context(self, threads: int) -> Context:
@@ -580,7 +585,7 @@ class StubPool:
 
 
 def rows(extra: tuple[Stmt, ...] = ()) -> Kernel:
-    body = Store("y", (I, J, V), Fma(load("x", I, J, V), Var("scale", f32), load("t", J, V)))
+    body = Store("y", (U, J, V), Fma(load("x", U, J, V), Var("scale", f32), load("t", J, V)))
     return kernel(
         "rows",
         [array("x", N, M, 12), array("s", 1), array("y", N, M, 12, role="out")],
@@ -588,7 +593,7 @@ def rows(extra: tuple[Stmt, ...] = ()) -> Kernel:
         Let("scale", load("s", 0)),
         Alloc("t", f32, (8, 12), "stack"),
         serial("j", 0, 8, vector("v", 0, 12, 16, Store("t", (J, V), Cast(Index(J - V), f32)))),
-        parallel("i", 0, N, parallel("j", 0, M, vector("v", 0, 12, 16, body), *extra)),
+        parallel("u", 0, N, parallel("j", 0, M, vector("v", 0, 12, 16, body), *extra)),
     )
 
 
@@ -610,9 +615,9 @@ def test_parallel_shapes(target: str) -> None:
         "shapes",
         [array("y", 40, 40, role="inout")],
         "n",
-        parallel("i", 2, N, serial("j", 0, I, parallel("p", 0, 3, Store("y", (I, J + P), c(2.0)))), step=3),
-        serial("t", 0, 2, parallel("i", T, N, Store("y", (T, I), Cast(Index(I + T), f32)))),
-        parallel("i", 0, 1, Store("y", (39, I), c(1.0))),
+        parallel("u", 2, N, serial("j", 0, U, parallel("p", 0, 3, Store("y", (U, J + P), c(2.0)))), step=3),
+        serial("t", 0, 2, parallel("u", T, N, Store("y", (T, U), Cast(Index(U + T), f32)))),
+        parallel("u", 0, 1, Store("y", (39, U), c(1.0))),
     )
     for n in (2, 3, 11, 30):
         pool = StubPool()
@@ -627,11 +632,11 @@ def test_failures_inside_tasks(target: str) -> None:
         [array("w", N, dtype=i32), array("y", N, dtype=i32, role="out")],
         "n",
         parallel(
-            "i",
+            "u",
             0,
             N,
-            Fail(Binary("gt", load("w", I, dtype=i32), c(5, i32)), 3),
-            Store("y", (I,), load("w", I, dtype=i32)),
+            Fail(Binary("gt", load("w", U, dtype=i32), c(5, i32)), 3),
+            Store("y", (U,), load("w", U, dtype=i32)),
         ),
     )
     compiled = Compiled([k], RUNNABLE[target])
@@ -642,33 +647,35 @@ def test_failures_inside_tasks(target: str) -> None:
         assert failure == (3, 1)
 
 
-# --- streams ------------------------------------------------------------------------------------------------------------
+# --- streams ----------------------------------------------------------------------------------------------------------
 
 
 # A store that passes the caches by is only used where its address is aligned; what is written is the same.
 @targets
 @pytest.mark.parametrize("offset", [0, 1, 4, 16])
 def test_streaming_stores(target: str, offset: int) -> None:
-    value = mul(load("x", I + V), c(2.0))
+    value = mul(load("x", U + V), c(2.0))
     k = kernel(
         "stream",
         [array("x", N), array("y", N + 32, role="inout")],
         "n",
         serial(
-            "i",
+            "u",
             0,
             N,
-            vector("v", 0, minimum(N - I, 16), 16, Store("y", (I + V + offset,), value, stream=True)),
+            vector("v", 0, minimum(N - U, 16), 16, Store("y", (U + V + offset,), value, stream=True)),
             step=16,
         ),
-        serial("i", 0, N // 16, vector("v", 0, 16, 16, Store("y", (16 * I + V + offset,), load("x", 16 * I + V), True))),
+        serial(
+            "u", 0, N // 16, vector("v", 0, 16, 16, Store("y", (16 * U + V + offset,), load("x", 16 * U + V), True))
+        ),
     )
     agree(target, k, {"x": numbers(f32, 77), "y": numbers(f32, 109)}, n=77)
     if RUNNABLE[target].has("stream"):
         assert "nontemporal" in emit_kernel(k, RUNNABLE[target])
 
 
-# --- the text -----------------------------------------------------------------------------------------------------------
+# --- the text ---------------------------------------------------------------------------------------------------------
 
 
 # What does not move with a loop is computed ahead of it, once, though no pass runs after the emitter.
@@ -678,10 +685,10 @@ def test_invariants_leave_loops() -> None:
         [array("x", N, M), array("b", N), array("y", N, M, role="out")],
         "n m",
         serial(
-            "i",
+            "u",
             0,
             N,
-            serial("j", 0, M, Store("y", (I, J), mul(load("x", I, J), Unary("sqrt", add(load("b", I), c(1.0)))))),
+            serial("j", 0, M, Store("y", (U, J), mul(load("x", U, J), Unary("sqrt", add(load("b", U), c(1.0)))))),
         ),
     )
     text = emit_kernel(k, MODELS["avx2"])
@@ -743,8 +750,8 @@ def test_half_floats_are_copied_bit_for_bit(target: str) -> None:
             "copy",
             [array("x", 100, dtype=dtype), array("y", 100, dtype=dtype, role="out")],
             "",
-            serial("i", 0, 96, vector("v", 0, 16, 16, Store("y", (I + V,), load("x", I + V, dtype=dtype))), step=16),
-            serial("i", 96, 100, Store("y", (I,), load("x", I, dtype=dtype))),
+            serial("u", 0, 96, vector("v", 0, 16, 16, Store("y", (U + V,), load("x", U + V, dtype=dtype))), step=16),
+            serial("u", 96, 100, Store("y", (U,), load("x", U, dtype=dtype))),
         )
         found, _ = Compiled([k], RUNNABLE[target])("copy", {"x": bits.view(numpy_type)}, {})
         assert (found["y"].view(np.uint16) == bits).all()

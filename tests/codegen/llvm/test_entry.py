@@ -36,25 +36,27 @@ from treadle.ir.loops.nodes import Binary, Const, Fail, For, Kernel, Load, Param
 from treadle.runtime.elf import undefined_symbols
 from treadle.runtime.loader import BLOCK_OPERATIONS, CLOSED_LIST, LoadedObject, load
 
-N, I, S = symbol("n"), symbol("i"), symbol("s")
+N, P, S = symbol("n"), symbol("p"), symbol("s")
 targets = pytest.mark.parametrize("target", RUNNABLE)
 
 
 def each(*body: Stmt) -> tuple[Stmt, ...]:
-    return (For("i", 0, N, 1, "serial", body),)
+    return (For("p", 0, N, 1, "serial", body),)
 
 
 def at(name: str) -> Load:
-    return Load(name, (I,), f32)
+    return Load(name, (P,), f32)
 
 
 ADD = Kernel(
     "add",
     (Param("x", f32, (N,), "in"), Param("y", f32, (N,), "in"), Param("z", f32, (N,), "out")),
     ("n",),
-    each(Store("z", (I,), Binary("add", at("x"), at("y")))),
+    each(Store("z", (P,), Binary("add", at("x"), at("y")))),
 )
-DOUBLE = Kernel("double", (Param("x", f32, (N,), "inout"),), ("n",), each(Store("x", (I,), Binary("add", at("x"), at("x")))))
+DOUBLE = Kernel(
+    "double", (Param("x", f32, (N,), "inout"),), ("n",), each(Store("x", (P,), Binary("add", at("x"), at("x"))))
+)
 # Fails at site 2 where an element is negative, at site 1 where one is above 100.
 CHECK = Kernel(
     "check",
@@ -139,11 +141,11 @@ def test_scans(target: str, reverse: bool) -> None:
         4 * N,
         Move(buffer(0), arena(0), 4 * N),
         Count(
-            "i",
+            "p",
             S,
             (
-                Run("add", (arena(0), buffer(1, 4 * N * I), buffer(2, 4 * N * I)), (N,)),
-                Move(buffer(2, 4 * N * I), arena(0), 4 * N),
+                Run("add", (arena(0), buffer(1, 4 * N * P), buffer(2, 4 * N * P)), (N,)),
+                Move(buffer(2, 4 * N * P), arena(0), 4 * N),
             ),
             reverse,
         ),
