@@ -27,7 +27,45 @@ import numpy as np
 
 from . import arena, loader, record
 from .executable import WRITABLE
-from .record import Record, assemble, numbered
+from .record import (
+    CallOf,
+    DictOf,
+    Fixed,
+    Leaf,
+    ListOf,
+    Number,
+    Out,
+    Output,
+    Record,
+    TupleOf,
+    Unservable,
+    assemble,
+    numbered,
+    record_of,
+)
+
+# Who installs records needs nothing but this module.
+__all__ = [
+    "CallOf",
+    "DictOf",
+    "DispatchWarning",
+    "Dispatched",
+    "Fixed",
+    "Leaf",
+    "ListOf",
+    "Number",
+    "Out",
+    "Output",
+    "Record",
+    "Scratch",
+    "TupleOf",
+    "Unavailable",
+    "Unservable",
+    "callable_type",
+    "fingerprint",
+    "measure",
+    "record_of",
+]
 
 SLOTS = 4
 

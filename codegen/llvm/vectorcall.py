@@ -55,8 +55,8 @@ _MESSAGES = {
     "lost": "this compiled function has nothing to call: it was never initialised, or has been cleared",
 }
 
-# Four spellings that the text below uses for what LLVM needs two lines for: `field` and `set` reach a place
-# by bytes, `item` and `put` by index.
+# Five spellings that the text below uses for what LLVM needs more lines for: `field` and `set` reach a place by bytes,
+# `item` and `put` by index; `part` is the place in a call's frame that the record gives.
 _SHORTHAND = (
     (
         re.compile(r"^  (%[\w.]+) = part (%[\w.]+), (\d+)$", re.M),
