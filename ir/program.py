@@ -105,6 +105,15 @@ class Buffer:
 
 
 @dataclass(frozen=True, slots=True)
+class Promise:
+    """`low <= high` must hold for the sizes of a call, else `error`: what could not be proven when the graph was made."""
+
+    low: Dim
+    high: Dim
+    error: TreadleError
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """`arena_bytes` and `lower_bound` are bytes at the given dims; `lower_bound` is the largest sum of bytes live at once.
 
@@ -122,3 +131,9 @@ class Program:
     arena_bytes: Dim
     lower_bound: Dim
     donated: tuple[tuple[int, int], ...] = ()
+    requires: tuple[Promise, ...] = ()
+
+    def __str__(self) -> str:
+        from .program_text import show
+
+        return show(self)

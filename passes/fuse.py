@@ -24,7 +24,7 @@ from ..ir.ops.families import Contraction, Control, Movement
 from ..ir.ops.movement import Iota
 from ..ir.structure import Structure
 from ..ir.types import TensorType
-from ..ir.value import After, Constant, DimSize, Full, Get, Parameter, Value
+from ..ir.value import After, Constant, DimSize, Full, Get, Parameter, Value, with_origin
 from .cost import scalar_cost
 from .manager import Context, graph_pass
 from .rewrite import in_bodies
@@ -317,11 +317,14 @@ def fuse(graph: Graph, cx: Context, options: FuseOptions) -> Graph:
         changed = unit
         if isinstance(unit, Control) and not isinstance(unit, Call):
             changed = in_bodies(unit, lambda body: fuse.run(body, cx, options))
-        rebuilt = changed.with_operands(tuple(table[id(o)] for o in unit.operands))
+        operands = tuple(table[id(o)] for o in unit.operands)
+        if isinstance(unit, Control):
+            operands = tuple(materialized(o, table, graph) for o in operands)
+        rebuilt = changed.with_operands(operands)
         if rebuilt is not unit:
             rebuilt.__dict__["location"], rebuilt.__dict__["sequence"] = unit.location, unit.sequence
         table[id(unit)] = rebuilt
-    return graph.with_results([_materialized(r, table, graph) for r in graph.results])
+    return graph.with_results([materialized(table[id(r)], table, graph) for r in graph.results])
 
 
 def units(graph: Graph, fuser: _Fuser, position: dict[int, int]) -> list[Cluster | Value]:
@@ -388,9 +391,12 @@ def _emit(group: Group, outputs: Sequence[Value], table: dict[int, Value]) -> No
         table[id(output)] = found
 
 
-def _materialized(result: Value, table: dict[int, Value], graph: Graph) -> Value:
-    """A leaf that is itself a result becomes a group of its own."""
-    found = table[id(result)]
+def materialized(found: Value, made: dict[int, Value], graph: Graph) -> Value:
+    """A leaf that control flow reads or that is a result becomes a group of its own, once; other values stay."""
     if not is_leaf(found) or isinstance(found, Constant):
         return found
-    return Get(Group((), Graph(found.name, (), (found,), graph.dims)), 0)
+    key = -id(found)
+    if key not in made:
+        group = Group((), Graph(found.name, (), (found,), graph.dims))
+        made[key] = with_origin(Get(with_origin(group, found.origin), 0), found.origin)
+    return made[key]
