@@ -9,7 +9,7 @@ Integers and bools carry no tangents; None stands for a zero tangent throughout.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph
@@ -17,14 +17,6 @@ from ..ir.location import at
 from ..ir.ops.families import Composite, Control, Op, Tangent
 from ..ir.types import TensorType
 from ..ir.value import Elementwise, Get, Parameter, Value, lift
-
-# The tangent of a control op from those of its operands: one entry per result, None where it is zero.
-ControlRule = Callable[[Control, tuple[Value | None, ...]], tuple[Value | None, ...]]
-# The cotangents of a control op's operands, of those in `moving`, from those of its results.
-ControlTranspose = Callable[
-    [Control, tuple[Value | None, ...], tuple[bool, ...]], tuple[Value | None, ...]
-]
-
 
 def differentiable(value: Value) -> bool:
     """Whether a value can carry a tangent: inexact numbers."""
@@ -133,15 +125,22 @@ def pull(
 
 
 def transpose(
-    results: Sequence[Value], cotangents: Sequence[Value], wanted: Sequence[Value]
+    results: Sequence[Value],
+    cotangents: Sequence[Value],
+    wanted: Sequence[Value],
+    *,
+    into: Mapping[int, Value] | None = None,
 ) -> list[Value | None]:
-    """`results` are linear in `wanted`: the cotangents of these from those of the results."""
+    """`results` are linear in `wanted`: the cotangents of these from those of the results.
+
+    `into` gives, by the id of a wanted value, what its cotangent is added to: a loop's running sum.
+    """
     order = reachable_from(results)
     moving = {id(w) for w in wanted}
     for value in order:
         if any(id(operand) in moving for operand in value.operands):
             moving.add(id(value))
-    gathered: dict[int, Value] = {}
+    gathered: dict[int, Value] = dict(into or {})
     tuples: dict[int, list[Value | None]] = {}
     for result, cotangent in zip(results, cotangents, strict=True):
         if id(result) in moving:
