@@ -113,7 +113,7 @@ class _Check:
         self.buffers: dict[str, _Buffer] = {}
         self.scalars: dict[str, DType] = {}  # lets
         self.loops: dict[str, For | None] = {}  # loop variables; None for sizes
-        self.written: set[str] = set()  # asked for membership only
+        self.written: dict[str, None] = {}
 
     def fail(self, code: str, problem: str) -> NoReturn:
         place = "" if self.stmt is None else f", in `{show_head(self.stmt)}`"
@@ -328,7 +328,7 @@ class _Check:
                 if known.kind in ("in", "table"):
                     self.fail("TD0412", f"{buffer} is read-only")
                 self.typed(value, known.dtype, scope, f"an element of {buffer}")
-                self.written.add(buffer)
+                self.written[buffer] = None
             case Alloc(name, dtype, shape, memory):
                 self.bind(name)
                 for dim in shape:
@@ -338,7 +338,7 @@ class _Check:
                     if _below_zero(dim):
                         self.fail("TD0412", f"{name} has the negative size {show(dim)}")
                 self.buffers[name] = _Buffer(dtype, shape, memory)
-                self.written.discard(name)
+                self.written.pop(name, None)
             case For():
                 self.loop(stmt, scope)
             case While(body):

@@ -134,7 +134,7 @@ class _Level:
 class _Run:
     def __init__(self, scope: dict[str, Any], instructions: Mapping[str, Instruction], lockstep: bool) -> None:
         self.scope = scope  # sizes, loop variables and lets
-        self.lets: set[str] = set()  # asked for membership only
+        self.lets: dict[str, None] = {}  # which of them a let bound
         self.buffers: dict[str, Array] = {}
         self.lane_of: dict[str, int] = {}  # for a buffer with a leading lane axis: the level that allocated it
         self.instructions = instructions
@@ -145,7 +145,7 @@ class _Run:
         self.mask: Array | None = None  # the active lanes; None for all
         self.shadows: dict[tuple[int, str], _Shadow] = {}
         self.stamp = 0
-        self.in_order: set[int] = set()  # loops found not to be independent, by identity; for membership only
+        self.in_order: dict[int, None] = {}  # loops found not to be independent, by identity
         self.facts: dict[int, tuple[tuple[str, ...], tuple[str, ...]]] = {}
 
     # Positions.
@@ -366,7 +366,7 @@ class _Run:
         match stmt:
             case Let(name, value):
                 self.scope[name] = self.value(value)
-                self.lets.add(name)
+                self.lets[name] = None
             case Store(buffer, index, value):
                 self.store(buffer, index, self.value(value))
             case Alloc(name, dtype, shape):
@@ -515,7 +515,7 @@ class _Run:
                 for name, content in saved.items():
                     self.buffers[name][...] = content
         if not done:
-            self.in_order.add(id(loop))
+            self.in_order[id(loop)] = None
         return done
 
     def facts_of(self, loop: For) -> tuple[tuple[str, ...], tuple[str, ...]]:

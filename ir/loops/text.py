@@ -189,8 +189,8 @@ def operands_type(op: str, exprs: tuple[Expr, ...], expected: DType | None, writ
 
 class _Printer:
     def __init__(self, dims: Iterable[str] | None, params: Iterable[Param]) -> None:
-        # Names that stand for an Index, asked for membership only; None outside a kernel, where any may.
-        self.positions = None if dims is None else set(dims)
+        # Names that stand for an Index; None outside a kernel, where any may.
+        self.positions = None if dims is None else dict.fromkeys(dims)
         self.buffers = {param.name: param.dtype for param in params}
 
     # A statement is a list of lines without their outer indentation.
@@ -222,7 +222,7 @@ class _Printer:
         match stmt:
             case Let(name, value):
                 if self.positions is not None:
-                    self.positions.discard(name)
+                    self.positions.pop(name, None)
                 return [f"let {name}: {value.dtype} = {self.expr(value, value.dtype)[0]}"]
             case Store(buffer, index, value, stream):
                 text = self.expr(value, self.buffers.get(buffer, value.dtype))[0]
@@ -232,7 +232,7 @@ class _Printer:
                 return [f"{name}: {memory} {show_type(dtype, shape)}"]
             case For(name, body=body):
                 if self.positions is not None:
-                    self.positions.add(name)
+                    self.positions[name] = None
                 return [f"for {name} in {_range(stmt)}:", *self.block(body)]
             case While(body, condition):
                 inner = self.block(body)
