@@ -1,0 +1,321 @@
+"""Derivatives as functions of functions: grad, jvp, vjp and their kin, with JAX's signatures.
+
+A transform traces its function to a closed graph, differentiates the graph, and puts the result where it is called:
+into the running trace if there is one, else into a program of its own that is compiled as `td.jit` would. So transforms
+compose with each other and with `jit` in any order. Complex derivatives follow JAX: tangents and cotangents pair
+without a conjugate, so the gradient of a real function of z = x + iy is df/dx - i df/dy; a step against its conjugate
+descends.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..ir.errors import InvalidValue, TypeMismatch
+from ..ir.graph import Graph, inline
+from ..ir.value import Value, lift
+from ..passes import autodiff
+from . import tree
+from .arrays import lift as lift_array
+from .jit import jit, signature_of
+from .trace import current, here
+from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
+from .tree import TreeDef
+
+
+def grad(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """The gradient of a scalar function with respect to argument number `argnums` (several: a tuple of gradients).
+
+    With `has_aux` the function returns (value, aux) and the result is (gradient, aux). Errors: TD0701 when the value is
+    no real scalar, TD0702 when an argument is not made of floats.
+    """
+    both = value_and_grad(fun, argnums, has_aux)
+
+    def gradient(*args: Any, **kwargs: Any) -> Any:
+        value, gradients = both(*args, **kwargs)
+        return (gradients, value[1]) if has_aux else gradients
+
+    return named(gradient, fun, "grad")
+
+
+def value_and_grad(
+    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+) -> Callable[..., Any]:
+    """As `grad`, but (value, gradient); with `has_aux`, ((value, aux), gradient)."""
+    several = not isinstance(argnums, int)
+    wanted = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
+
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        name = name_of(fun)
+        positions = [_position(number, len(args), name) for number in wanted]
+        point = Point(fun, args, kwargs, positions, name)
+        results, aux = point.results(has_aux)
+        if len(results) != 1 or results[0].rank != 0 or results[0].dtype.kind != "float":
+            found = results[0].type if len(results) == 1 else f"{len(results)} values"
+            raise TypeMismatch(
+                f"grad of {name}: its value is {found}, a real scalar is needed",
+                code="TD0701",
+                location=here(),
+                edit="reduce it to one number, for example by .sum(), or use td.jacrev",
+            )
+        one = lift(1, results[0])
+        gradients = point.pull(results, [one])
+        value = wrap(point.at_arguments(results)[0])
+        found = tuple(point.unflatten_argument(i, gradients) for i in range(len(positions)))
+        answer = found if several else found[0]
+        return ((value, point.aux(aux)), answer) if has_aux else (value, answer)
+
+    return transformed(inside, fun, "value_and_grad", same=True)
+
+
+def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+    """(value, pullback): `pullback(cotangent)` gives a tuple of cotangents, one for each primal."""
+    value, aux = _primal(fun, primals, has_aux)
+
+    def inside(cotangent: Any, *args: Any) -> Any:
+        point = Point(fun, args, {}, list(range(len(args))), name_of(fun))
+        results, _ = point.results(has_aux)
+        bars = _matching(cotangent, point.out_tree(has_aux), results, "cotangent", name_of(fun))
+        found = point.pull(results, bars)
+        return tuple(point.unflatten_argument(i, found) for i in range(len(args)))
+
+    pulled = transformed(inside, fun, "vjp")
+
+    def pullback(cotangent: Any) -> Any:
+        return pulled(cotangent, *primals)
+
+    return (value, pullback, aux) if has_aux else (value, pullback)
+
+
+def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any:
+    """(value, tangent) of `fun` at `primals` along `tangents`, which have their structure, shapes and dtypes (TD0703)."""
+
+    def inside(args: Any, dots: Any) -> Any:
+        point = Point(fun, tuple(args), {}, list(range(len(args))), name_of(fun))
+        results, aux = point.results(has_aux)
+        given = _matching(tuple(dots), tree.structure(tuple(args)), point.moving_params, "tangent", name_of(fun))
+        tangent = point.push(results, given)
+        structure = point.out_tree(has_aux)
+        value = structure.unflatten(wrap(v) for v in point.at_arguments(results))
+        answer = (value, structure.unflatten(tangent))
+        return (*answer, point.aux(aux)) if has_aux else answer
+
+    return transformed(inside, fun, "jvp")(tuple(primals), tuple(tangents))
+
+
+def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
+    """(value, linear map): the map takes tangents of the primals to the tangent of the value."""
+    value, aux = _primal(fun, primals, has_aux)
+
+    def linear(*tangents: Any) -> Any:
+        return jvp(fun, primals, tangents, has_aux)[1]
+
+    return (value, linear, aux) if has_aux else (value, linear)
+
+
+def _primal(fun: Callable[..., Any], primals: Sequence[Any], has_aux: bool) -> tuple[Any, Any]:
+    found = transformed(lambda *args: fun(*args), fun, "primal")(*primals)
+    return found if has_aux else (found, None)
+
+
+class Point:
+    """A function traced at given arguments, some of which move; values of its graph on demand, in the running trace."""
+
+    def __init__(
+        self,
+        fun: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        positions: Sequence[int],
+        name: str,
+    ) -> None:
+        self.name = name
+        leaves: list[Tracer] = []
+        self.structures: list[TreeDef] = []
+        self.starts: list[int] = []
+        for number in positions:
+            found, structure = tree.flatten(args[number])
+            paths = structure.paths(f"argument {number}")
+            self.starts.append(len(leaves))
+            self.structures.append(structure)
+            for leaf, path in zip(found, paths, strict=True):
+                tracer = lift_array(leaf)
+                if not autodiff.differentiable(unwrap(tracer)):
+                    raise TypeMismatch(
+                        f"{name}: {path} is {unwrap(tracer).type}, which has no derivative",
+                        code="TD0702",
+                        location=here(),
+                        edit="differentiate with respect to floats, or convert it by .astype(np.float32)",
+                    )
+                leaves.append(tracer)
+        self.leaves = leaves
+
+        def flat(*tracers: Tracer) -> Any:
+            rebuilt = list(args)
+            for number, structure, start in zip(positions, self.structures, self.starts, strict=True):
+                rebuilt[number] = structure.unflatten(tracers[start : start + structure.leaves])
+            return fun(*rebuilt, **kwargs)
+
+        self.traced: Traced = trace_inner(flat, [unwrap(t).tensor for t in leaves], name)
+        self.graph: Graph = self.traced.graph
+        self.moving_params = self.graph.params[len(self.graph.params) - len(leaves) :]
+        self.given: tuple[Value, ...] = (*self.traced.outer, *(unwrap(t) for t in leaves))
+
+    def out_tree(self, has_aux: bool) -> TreeDef:
+        return self.traced.out_tree.children[0] if has_aux else self.traced.out_tree
+
+    def results(self, has_aux: bool) -> tuple[list[Value], list[Value]]:
+        """The results proper, and those of `aux`."""
+        found = list(self.graph.results)
+        if not has_aux:
+            return found, []
+        structure = self.traced.out_tree
+        if structure.kind != "tuple" or len(structure.children) != 2:
+            raise TypeMismatch(
+                f"{self.name}: with has_aux it must return (value, aux), it returns {structure}",
+                code="TD0704",
+                location=here(),
+            )
+        count = structure.children[0].leaves
+        return found[:count], found[count:]
+
+    def at_arguments(self, values: Sequence[Value]) -> list[Value]:
+        """Values of the inner graph, put into the running trace."""
+        graph = Graph(self.name, self.graph.params, tuple(values), self.graph.dims)
+        return list(inline(graph, self.given))
+
+    def aux(self, values: Sequence[Value]) -> Any:
+        structure = self.traced.out_tree.children[1]
+        return structure.unflatten(wrap(v) for v in self.at_arguments(values))
+
+    def pull(self, results: Sequence[Value], cotangents: Sequence[Value]) -> list[Tracer]:
+        """The cotangents of the moving leaves; zeros where nothing depends on one."""
+        found = autodiff.pull(results, list(cotangents), self.moving_params)
+        filled = [autodiff.zeros_like(p) if c is None else c for p, c in zip(self.moving_params, found, strict=True)]
+        return [wrap(v) for v in self.at_arguments(filled)]
+
+    def push(self, results: Sequence[Value], tangents: Sequence[Value]) -> list[Tracer]:
+        seeds = {id(p): t for p, t in zip(self.moving_params, tangents, strict=True)}
+        found = autodiff.push(results, seeds)
+        filled = [autodiff.zeros_like(r) if t is None else t for r, t in zip(results, found, strict=True)]
+        return [wrap(v) for v in self.at_arguments(filled)]
+
+    def unflatten_argument(self, i: int, leaves: Sequence[Any]) -> Any:
+        start, structure = self.starts[i], self.structures[i]
+        return structure.unflatten(leaves[start : start + structure.leaves])
+
+
+def _matching(
+    given: Any, structure: TreeDef, like: Sequence[Value], what: str, name: str
+) -> list[Value]:
+    """The leaves of a tangent or cotangent, checked against what they belong to: TD0703."""
+    leaves, found = tree.flatten(given)
+    if found.leaves != structure.leaves or found != structure:
+        raise TypeMismatch(
+            f"{name}: the {what} has the structure {found}, {structure} is needed", code="TD0703", location=here()
+        )
+    values = []
+    for leaf, other, path in zip(leaves, like, structure.paths(what), strict=True):
+        value = unwrap(lift_array(leaf))
+        if value.rank == 0 and value.shape == other.shape and value.dtype is not other.dtype and not hasattr(leaf, "dtype"):
+            value = lift(leaf, other)
+        if value.type != other.type:
+            raise TypeMismatch(
+                f"{name}: {path} is {value.type}, {other.type} is needed", code="TD0703", location=here()
+            )
+        values.append(value)
+    return values
+
+
+def jacfwd(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """The Jacobian by forward mode, one tangent per input element: result axes first, then the argument's."""
+    return _jacobian(fun, argnums, has_aux, forward=True)
+
+
+def jacrev(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """The Jacobian by reverse mode, one cotangent per result element: result axes first, then the argument's."""
+    return _jacobian(fun, argnums, has_aux, forward=False)
+
+
+jacobian = jacrev
+
+
+def hessian(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+    """The second derivative: forward over reverse."""
+    return jacfwd(jacrev(fun, argnums, has_aux), argnums, has_aux)
+
+
+def _jacobian(
+    fun: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool, *, forward: bool
+) -> Callable[..., Any]:
+    from .batching import basis_map
+
+    several = not isinstance(argnums, int)
+    wanted = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
+
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        name = name_of(fun)
+        point = Point(fun, args, kwargs, [_position(number, len(args), name) for number in wanted], name)
+        results, aux = point.results(has_aux)
+        blocks = basis_map(point, results, forward=forward)
+        structure = point.out_tree(has_aux)
+        rows = []
+        for row in blocks:
+            columns = tuple(point.unflatten_argument(i, row) for i in range(len(wanted)))
+            rows.append(columns if several else columns[0])
+        answer = structure.unflatten(rows)
+        return (answer, point.aux(aux)) if has_aux else answer
+
+    return transformed(inside, fun, "jacfwd" if forward else "jacrev", same=True)
+
+
+def stop_gradient(x: Any) -> Any:
+    """`x`, whose derivative is taken as zero."""
+    from ..ir.ops.control import StopGradient
+
+    if current() is None:
+        return x
+    return tree.map(lambda leaf: wrap(StopGradient(unwrap(lift_array(leaf)))), x)
+
+
+# What all transforms share.
+
+
+def name_of(fun: Callable[..., Any]) -> str:
+    return str(getattr(fun, "__name__", type(fun).__name__))
+
+
+def named(inside: Callable[..., Any], fun: Callable[..., Any], what: str, *, same: bool = True) -> Callable[..., Any]:
+    """Call `inside` after what it is made from; with `same`, it takes the arguments of `fun`."""
+    inside.__name__ = inside.__qualname__ = f"{what}_{name_of(fun)}"
+    inside.__doc__ = fun.__doc__
+    inside.__module__ = fun.__module__
+    if same:
+        inside.__signature__ = signature_of(fun)  # type: ignore[attr-defined]
+    return inside
+
+
+def transformed(
+    inside: Callable[..., Any], fun: Callable[..., Any], what: str, *, same: bool = False
+) -> Callable[..., Any]:
+    """`inside` in a running trace; outside of one, compiled and called as `td.jit` would."""
+    named(inside, fun, what, same=same)
+    compiled: list[Any] = []
+
+    @functools.wraps(inside)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if current() is not None:
+            return inside(*args, **kwargs)
+        if not compiled:
+            compiled.append(jit(inside))
+        return compiled[0](*args, **kwargs)
+
+    return call
+
+
+def _position(number: int, count: int, name: str) -> int:
+    if not -count <= number < count:
+        raise InvalidValue(f"{name}: there is no argument number {number}, {count} were given", code="TD0705", location=here())
+    return number % count
