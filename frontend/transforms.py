@@ -63,8 +63,8 @@ def value_and_grad(
         one = lift(1, results[0])
         gradients = point.pull(results, [one])
         value = wrap(point.at_arguments(results)[0])
-        found = tuple(point.unflatten_argument(i, gradients) for i in range(len(positions)))
-        answer = found if several else found[0]
+        parts = tuple(point.unflatten_argument(i, gradients) for i in range(len(positions)))
+        answer = parts if several else parts[0]
         return ((value, point.aux(aux)), answer) if has_aux else (value, answer)
 
     return transformed(inside, fun, "value_and_grad", same=True)
@@ -273,7 +273,7 @@ def _jacobian(
 
 def stop_gradient(x: Any) -> Any:
     """`x`, whose derivative is taken as zero."""
-    from ..ir.ops.control import StopGradient
+    from ..ir.ops.movement import StopGradient
 
     if current() is None:
         return x

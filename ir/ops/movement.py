@@ -536,3 +536,21 @@ class Copy(Movement):
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         return Copy(operands[0])
+
+
+class StopGradient(Movement):
+    """`x`, whose derivative is taken as zero. A kernel that reads it reads `x`."""
+
+    linear = ()
+
+    def result(self) -> Type:
+        return self.x.type
+
+    def evaluate(self, x: Array) -> Array:
+        return x
+
+    def read(self, at: tuple[Dim, ...]) -> Read:
+        return Read(0, at)
+
+    def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
+        return StopGradient(operands[0])

@@ -10,7 +10,7 @@ from sample import Inputs, Sample, around, at_sizes, kind, random_inputs
 from treadle.ir.dims import Dim
 from treadle.ir.dims import parse as size
 from treadle.ir.dtypes import DTYPES
-from treadle.ir.ops.movement import Broadcast, Concatenate, Copy, Iota, Pad, Reshape, Reverse, Slice, Transpose
+from treadle.ir.ops.movement import Broadcast, Concatenate, Copy, Iota, Pad, Reshape, Reverse, Slice, StopGradient, Transpose
 from treadle.ir.value import Full, Value
 
 Make = Callable[..., Value]
@@ -85,6 +85,7 @@ def samples() -> list[Sample]:
             row("concatenate", concatenate(0), f"{dtype}[2]", f"{dtype}[3]"),
             row("reverse", lambda x: Reverse(x, (0,)), f"{dtype}[5]"),
             row("copy", Copy, f"{dtype}[2,2]"),
+            row("stop_gradient", StopGradient, f"{dtype}[2,2]"),
         ]
         if dtype.kind not in ("bool", "float8"):
             rows.append(row("iota", lambda dtype=dtype: Iota(kind(f"{dtype}[300,2]"), 0), label=f"{dtype}"))
@@ -153,6 +154,7 @@ def samples() -> list[Sample]:
         row("iota", lambda x: Iota(kind("i32[B,B+1]"), 1), "f32[B]", B=3),
         row("copy", Copy, "f32[]"),
         row("copy", Copy, "f32[B,0]", B=2),
+        row("stop_gradient", StopGradient, "f32[B,0]", B=2),
     ]
     for dtype in ("f64", "c128"):
         rows += [
