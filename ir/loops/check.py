@@ -104,6 +104,11 @@ class _Scope:
 
     loops: tuple[For, ...] = ()
     guarded: bool = False  # inside an If: it may be the condition that keeps an index inside
+    dead: bool = False  # inside a loop that never runs
+
+    @property
+    def ranges(self) -> Ranges:
+        return {loop.var: (loop.start, loop.stop) for loop in self.loops}
 
 
 class _Check:
@@ -260,20 +265,16 @@ class _Check:
 
     def outside(self, dim: Dim, extent: Dim, scope: _Scope) -> str | None:
         """Where the position is known to leave [0, extent); None if it may stay inside."""
+        if scope.guarded or scope.dead:
+            return None  # it may never run: unrolling a padded window leaves such branches
         if type(dim) is int and type(extent) is int:
             return None if 0 <= dim < extent else ""
-        ranges: Ranges = {loop.var: (loop.start, loop.stop) for loop in scope.loops}
-        for loop in scope.loops:
-            length = reach(loop.stop - loop.start, ranges)
-            if length is not None and _below_zero(length[1] - 1):
-                return None  # never reached
+        ranges = scope.ranges
         below, above = reach(dim, ranges), reach(dim - extent, ranges)
         if below is not None and _below_zero(below[1]):
             return ""
         if above is not None and _not_below_zero(above[0]):
             return ""
-        if scope.guarded:
-            return None
         for first_and_last in self.corners(dim, scope.loops):
             at = substitute(dim, first_and_last)
             if _below_zero(at) or _not_below_zero(at - extent):
@@ -361,7 +362,7 @@ class _Check:
         self.position(loop.stop)
         if loop.step < 1:
             self.fail("TD0418", f"the step of a loop is {loop.step}, not at least 1")
-        least = reach(loop.start, {outer.var: (outer.start, outer.stop) for outer in scope.loops})
+        least = reach(loop.start, scope.ranges)
         if least is not None and _below_zero(least[1]):
             self.fail("TD0418", f"loop variables count from 0 or above, {loop.var} starts at {show(loop.start)}")
         if loop.kind == "vector":
@@ -386,7 +387,9 @@ class _Check:
         self.stmt = loop
         outer_loops = self.loops
         self.loops = {**outer_loops, loop.var: loop}
-        self.block(loop.body, replace(scope, loops=(*scope.loops, loop), guarded=scope.guarded))
+        length = reach(loop.stop - loop.start, scope.ranges)
+        dead = scope.dead or (length is not None and _below_zero(length[1] - 1))
+        self.block(loop.body, replace(scope, loops=(*scope.loops, loop), dead=dead))
         self.loops = outer_loops
 
     # One writer per element.
