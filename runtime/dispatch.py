@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from . import arena, loader, record
+from . import loader, record, scratch
 from .executable import WRITABLE
 from .record import (
     CallOf,
@@ -42,7 +42,10 @@ from .record import (
     assemble,
     numbered,
     record_of,
+    same_form,
+    stoppable,
 )
+from .scratch import Scratch
 
 # Who installs records needs nothing but this module.
 __all__ = [
@@ -65,6 +68,7 @@ __all__ = [
     "fingerprint",
     "measure",
     "record_of",
+    "stoppable",
 ]
 
 SLOTS = 4
@@ -286,6 +290,7 @@ class Routine:
         self.set_slow = ctypes.PYFUNCTYPE(None, whole, whole)(at("treadle_dispatch_set_slow"))
         self.get_slow = ctypes.PYFUNCTYPE(whole, whole)(at("treadle_dispatch_slow"))
         self.install = ctypes.PYFUNCTYPE(None, whole, word, whole)(at("treadle_dispatch_install"))
+        self.owner = ctypes.PYFUNCTYPE(whole, whole, ctypes.c_int64)(at("treadle_dispatch_owner"))
         self.forget = ctypes.PYFUNCTYPE(None, whole)(at("treadle_dispatch_forget"))
         self.take = ctypes.PYFUNCTYPE(ctypes.c_int32, word)(at("treadle_dispatch_take"))
         self.give = ctypes.PYFUNCTYPE(None, word)(at("treadle_dispatch_give"))
@@ -322,10 +327,19 @@ class Dispatched:
         routine.set_slow(self, slow)
 
     def install(self, record: Record) -> None:
-        """Serve calls that match it from now on; the oldest of four makes room. `Unservable` if it cannot be."""
-        if (routine := type(self).routine) is not None:
-            image = assemble(record)
-            routine.install(self, image.address, image.owner)
+        """Serve calls that match it from now on; the oldest of four makes room. `Unservable` if it cannot be.
+
+        Nothing happens if the same program is installed for calls of this form already: then this one took the
+        complete path for a reason of its own.
+        """
+        if (routine := type(self).routine) is None:
+            return
+        for slot in range(SLOTS):
+            owner = routine.owner(self, slot)
+            if owner is not None and same_form(owner[1], record):
+                return
+        image = assemble(record)
+        routine.install(self, image.address, image.owner)
 
     def forget(self) -> None:
         """Drop every record."""
@@ -375,6 +389,7 @@ def load_routine(routine: Callable[[Mapping[str, int]], bytes]) -> Routine:
         except (ImportError, OSError, ValueError, TypeError, RuntimeError, MemoryError) as error:
             raise Unavailable(f"{type(error).__name__}: {error}") from error
         _loaded = Routine(code)
+        scratch.native = scratch.Native(_loaded.take, _loaded.give)
     return _loaded
 
 
@@ -465,46 +480,3 @@ def make_type(base: type[Dispatched], routine: Routine | None) -> type[Any]:
     kind.__doc__ = base.__doc__
     kind.routine = routine
     return kind
-
-
-# ---- scratch memory ----------------------------------------------------------------------------------------
-
-
-class Scratch:
-    """Scratch memory that calls take in turn; who comes while it is taken goes the complete way, with its
-    own.
-
-    It may be shared by any number of records. Made large enough by `reserve`; a call that needs more than it
-    has is not served.
-    """
-
-    def __init__(self, memory: arena.Arena | None = None) -> None:
-        self._memory = memory or arena.shared()
-        self._block: Any = None
-        self._cell = (ctypes.c_int64 * 3)()  # whether taken, bytes, where: see `treadle_dispatch_take`
-        self.address = ctypes.addressof(self._cell)
-
-    @property
-    def nbytes(self) -> int:
-        return self._cell[1]
-
-    def reserve(self, nbytes: int) -> bool:
-        """Have at least that many bytes; false if a call is using the memory just now."""
-        return (nbytes <= self.nbytes and self._block is not None) or self._change(nbytes)
-
-    def trim(self) -> bool:
-        """Give the memory back until the next `reserve`; false if a call is using it just now."""
-        return self._change(None)
-
-    def _change(self, nbytes: int | None) -> bool:
-        if _loaded is None:
-            return False
-        block = None if nbytes is None else self._memory.take(max(nbytes, 1))
-        if not _loaded.take(self.address):
-            return False
-        self._cell[1] = nbytes or 0
-        self._cell[2] = 0 if block is None else ctypes.addressof(block)
-        previous, self._block = self._block, block
-        _loaded.give(self.address)
-        del previous
-        return True

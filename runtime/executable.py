@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from . import arena, interrupt
 from .errors import FAILURES, ArgumentTypeError, ArgumentValueError, NativeRuntimeError, RuntimeFault
+from .scratch import Scratch
 from .signature import Failure, Signature, Tensor, describe
 
 Array = NDArray[Any]
@@ -87,6 +88,10 @@ class Executable:
             len(signature.inputs) + len(signature.outputs) + len(self.constants)
         )
         self._sizes = ctypes.c_int64 * max(1, len(signature.dims))
+        # What calls on the fast way use, and what the last call needed: if it came here because that was too small,
+        # the next one finds it larger.
+        self.scratch: Scratch | None = None
+        self.scratch_bytes = 0
 
     def __call__(
         self, leaves: Sequence[Any], outs: Sequence[Any] | None = None, threads: int | None = None
@@ -124,6 +129,9 @@ class Executable:
         )
         scratch_bytes = self._arena_bytes(ctypes.addressof(sizes))
         scratch = self._memory.take(scratch_bytes) if scratch_bytes else None
+        self.scratch_bytes = scratch_bytes
+        if self.scratch is not None and scratch_bytes:
+            self.scratch.reserve(scratch_bytes)
         pool = self._pool(threads) if self._pool is not None and threads > 1 else 0
         context = CallContext(1, threads, pool or None, interrupt.stop_word() or None)
         status = self._entry(

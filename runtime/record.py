@@ -13,17 +13,15 @@ import ctypes
 import math
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import arena
+from . import arena, interrupt, scratch
 from .errors import ArgumentValueError
-from .executable import READABLE, WRITABLE, ArenaBytes, Executable, failure
+from .executable import READABLE, WRITABLE, ArenaBytes, CallContext, Executable, failure
+from .scratch import Scratch
 from .signature import Signature, Tensor, parse_formula
-
-if TYPE_CHECKING:
-    from .dispatch import Scratch
 
 # From here on an output comes from the arena; below it NumPy's own allocation is the faster one.
 LARGE_BYTES = arena.POOLED_BYTES
@@ -121,12 +119,19 @@ class Record(NamedTuple):
 def record_of(
     executable: Executable, args: Sequence[Any], result: Any, *, memory: arena.Arena | None = None, **fields: Any
 ) -> Record:
-    """The record of a program that can already be called the complete way; `fields` are the rest of `Record`'s."""
+    """The record of a program that can already be called the complete way; `fields` are the rest of `Record`'s.
+
+    Unless `scratch` is among them, the process's is used, which the executable then keeps as large as its calls need.
+    """
 
     def failed(status: int) -> Any:
         raise failure(status, executable.failures)
 
     fields.setdefault("failed", failed)
+    if "scratch" not in fields:
+        executable.scratch = fields["scratch"] = scratch.shared()
+        if executable.scratch_bytes:
+            executable.scratch.reserve(executable.scratch_bytes)
     return Record(
         executable.signature,
         tuple(args),
@@ -137,6 +142,54 @@ def record_of(
         memory=memory or arena.shared(),
         **{**fields, "keep": (executable, fields.get("keep"))},
     )
+
+
+def stoppable(context: CallContext) -> Callable[[], int]:
+    """A record's `begin` for programs that may run long: this context, on the main thread with a stop word that
+    Ctrl-C sets, cleared for the very call. (A fixed `context` must have none: once set, it would stop every call.)
+    """
+    own = CallContext(context.version, 1, None, None)
+
+    def begin() -> int:
+        word = interrupt.stop_word()
+        if not word:
+            return ctypes.addressof(context)
+        own.threads, own.pool, own.stop = context.threads, context.pool, word
+        return ctypes.addressof(own)
+
+    return begin
+
+
+def same_form(one: Record, other: Record) -> bool:
+    """Whether both serve the same calls, with the same program."""
+    return (
+        one.entry == other.entry
+        and one.signature is other.signature
+        and [name for name, _ in one.keywords] == [name for name, _ in other.keywords]
+        and _same_trees(one.args, other.args)
+        and _same_trees([tree for _, tree in one.keywords], [tree for _, tree in other.keywords])
+    )
+
+
+def _same_tree(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    match one:
+        case Fixed(value):
+            # Equal is not the same: 1 and True, 0.0 and -0.0. Strings and small ints are mostly one object.
+            return value is other.value or (type(value) is str and value == other.value)
+        case TupleOf(items, kind):
+            return kind is other.type and _same_trees(items, other.items)
+        case ListOf(items):
+            return _same_trees(items, other.items)
+        case DictOf(keys, items):
+            return keys == other.keys and _same_trees(items, other.items)
+        case _:
+            return bool(one == other)
+
+
+def _same_trees(some: Sequence[Any], others: Sequence[Any]) -> bool:
+    return len(some) == len(others) and all(map(_same_tree, some, others))
 
 
 # ---- the numbers, said once --------------------------------------------------------------------------------

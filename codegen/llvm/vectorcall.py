@@ -1440,6 +1440,17 @@ end:
   ret void
 }
 
+; What keeps the record in a slot alive, or None.
+define dso_local ptr @treadle_dispatch_owner(ptr %self, i64 %slot) nounwind {
+  %owners = getelementptr i8, ptr %self, i64 $instance_owners
+  %owner = item ptr %owners, %slot
+  %nothing = load ptr, ptr @object.None
+  %none = icmp eq ptr %owner, null
+  %answer = select i1 %none, ptr %nothing, ptr %owner
+  call void @Py_IncRef(ptr %answer)
+  ret ptr %answer
+}
+
 define dso_local void @treadle_dispatch_forget(ptr %self) nounwind {
 entry:
   %records = getelementptr i8, ptr %self, i64 $instance_records

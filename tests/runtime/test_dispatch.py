@@ -9,8 +9,10 @@ import functools
 import gc
 import inspect
 import itertools
+import os
 import pickle
 import platform
+import signal
 import subprocess
 import sys
 import threading
@@ -28,9 +30,10 @@ from hypothesis import strategies as st
 
 from treadle.codegen.llvm.optimize import object_code
 from treadle.codegen.llvm.vectorcall import dispatch_module
-from treadle.runtime import arena, dispatch, elf, loader
+from treadle.runtime import arena, dispatch, elf, loader, scratch
 from treadle.runtime import record as records
 from treadle.runtime.dispatch import Dispatched, Scratch, Unavailable, callable_type
+from treadle.runtime.executable import CallContext, Executable
 from treadle.runtime.record import (
     CallOf,
     DictOf,
@@ -166,6 +169,27 @@ each:
   store i64 %word, ptr %word.place
   %next = add i64 %i, 1
   br label %loop
+end:
+  ret i32 0
+}
+
+; for an input that begins with 0 nothing; else waits for the stop word
+define i32 @until_stopped(ptr %buffers, ptr %dims, ptr %arena, ptr %context) nounwind {
+entry:
+  %x = load ptr, ptr %buffers
+  %forever = load i64, ptr %x
+  %short = icmp eq i64 %forever, 0
+  br i1 %short, label %end, label %prepare
+prepare:
+  %stop.place = getelementptr i8, ptr %context, i64 16
+  %stop = load ptr, ptr %stop.place
+  br label %loop
+loop:
+  %word = load atomic i32, ptr %stop monotonic, align 4
+  %run = icmp eq i32 %word, 0
+  br i1 %run, label %loop, label %stopped
+stopped:
+  ret i32 -1
 end:
   ret i32 0
 }
@@ -1396,6 +1420,119 @@ def test_the_complete_way_may_install_the_record_that_serves_the_next_call() -> 
     f = function(slow=slow)
     assert f(ones()) == "compiled"
     assert (f(ones()) == 1).all()
+
+
+def test_the_same_record_again_changes_nothing() -> None:
+    """The complete way offers one after each of its calls; it must not push the other signatures out."""
+    assert dispatch.SLOTS == 4
+    one = record("add", tensors(None, None), tensors(None), (Leaf(0), Leaf(1)))
+    f = function(one)
+    x = ones()
+    others = [record("nothing", tensors((F32, (size,))), tensors((F32, (size,))), (Leaf(0),)) for size in (1, 2, 3)]
+    for other in others:
+        f.install(other)
+    for _ in range(5):
+        f.install(one._replace(failed=lambda status: None, args=(Leaf(0), Leaf(1))))
+    assert (f(x, x) == 2).all() and [f(ones(size)).shape for size in (1, 2, 3)] == [(1,), (2,), (3,)]
+    assert not f.slow.calls
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        (Leaf(0), Leaf(0), True),
+        (Leaf(0), Leaf(1), False),
+        (Leaf(0), Out(0), False),
+        (Number(0, float), Number(0, int), False),
+        (Fixed(1), Fixed(True), False),
+        (Fixed(0.0), Fixed(-0.0), False),
+        (Fixed("axis"), Fixed("".join(["ax", "is"])), True),
+        (Fixed(ones()), Fixed(ones()), False),
+        (TupleOf((Leaf(0),)), ListOf((Leaf(0),)), False),
+        (TupleOf((Leaf(0), Leaf(1))), TupleOf((Leaf(0), Leaf(1)), Pair), False),
+        (DictOf(("a",), (Fixed(None),)), DictOf(("a",), (Fixed(None),)), True),
+        (DictOf(("a",), (Fixed(None),)), DictOf(("b",), (Fixed(None),)), False),
+        (DictOf(("a",), (Fixed(None),)), DictOf(("a",), (Fixed(0),)), False),
+    ],
+    ids=range(13),
+)
+def test_forms_are_compared_without_comparing_what_users_pass(one: Any, other: Any, same: bool) -> None:
+    """Their `==` may mean anything, and 1 == True."""
+
+    base = record("nothing", tensors(None), tensors(None), ())
+
+    def made(*trees: Any, keywords: tuple[tuple[str, Any], ...] = ()) -> Record:
+        return base._replace(args=trees, keywords=keywords)
+
+    assert records.same_form(made(one), made(other)) is same
+    assert records.same_form(made(keywords=(("k", one),)), made(keywords=(("k", other),))) is same
+    assert not records.same_form(made(one), made(one, one))
+    assert not records.same_form(made(keywords=(("k", one),)), made(keywords=(("j", one),)))
+
+
+# ---- with the complete way of the runtime ----------------------------------------------------------------------
+
+
+def served(program: str, *, dims: tuple[Dim, ...] = (), **fields: Any) -> tuple[Any, Executable, list[Any]]:
+    """A function as the frontend makes it: the complete way runs the program and then offers its record."""
+    executable = Executable(
+        Signature(tensors((I64, ("B",) if dims else (4,))), tensors((I64, (2,))), dims),
+        CODE.address(program),
+        CODE.address("as_dims" if dims else "sixty_four"),
+        memory=arena.Arena(),
+        keep=CODE,
+    )
+    slow: list[Any] = []
+
+    def complete(x: Any) -> Any:
+        slow.append(x)
+        (result,) = executable([x])
+        f.install(dispatch.record_of(executable, (Leaf(0),), Output(0), **fields))
+        return result
+
+    f = NATIVE(complete)
+    return f, executable, slow
+
+
+def test_a_program_is_served_from_its_second_call_on() -> None:
+    """The first compiles and installs; failures then read as they do from the complete way."""
+    f, executable, slow = served("nothing")
+    x = ones(4, dtype=np.int64)
+    for _ in range(3):
+        assert f(x).shape == (2,)
+    assert len(slow) == 1
+    assert executable.scratch is not None
+
+
+def test_scratch_grows_with_the_calls() -> None:
+    """The complete way meets the larger size first, and makes room for it."""
+    f, _, slow = served("nothing", dims=(Dim("B"),))
+    assert scratch.shared().trim()
+    for size, expected in ((100, 1), (100, 1), (50, 1), (10**6, 2), (10**6, 2), (100, 2)):
+        assert f(ones(size, dtype=np.int64)).shape == (2,)
+        assert len(slow) == expected, size
+
+
+def test_a_stopped_program_raises_keyboard_interrupt_and_the_next_call_runs() -> None:
+    """The stop word is cleared for each call; one that stayed set would stop every later one."""
+    context = CallContext(1, 1, None, None)
+    f, _, slow = served("until_stopped", release_gil=True, begin=dispatch.stoppable(context))
+    x = np.array([1, 0, 0, 0], np.int64)
+    f(np.zeros(4, np.int64))
+    for _ in range(3):
+        timer = threading.Timer(0.02, lambda: os.kill(os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            f(x)
+        timer.join()
+        assert f(np.zeros(4, np.int64)).shape == (2,)
+    assert len(slow) == 1
+    answers: list[int] = []
+    begin = dispatch.stoppable(context)
+    thread = threading.Thread(target=lambda: answers.append(begin()))
+    thread.start()
+    thread.join()
+    assert answers == [ctypes.addressof(context)] != [begin()]
 
 
 # ---- what is refused ---------------------------------------------------------------------------------------
