@@ -21,15 +21,17 @@ LoopKind = Literal["serial", "unrolled", "vector", "parallel"]
 Memory = Literal["stack", "registers"]
 Role = Literal["in", "out", "inout"]
 
-# Primitive scalar functions: each has one meaning on every target and exact emission rules. Everything else that is
-# smooth (`exp`, `tanh`, ...) is in MATH and is opened into primitives before emission, see codegen/kernels/transcendental.
+# Primitive scalar functions: each has one meaning on every target (see `scalars`) and exact emission rules. Everything
+# else that is smooth (`exp`, `tanh`, ...) is in MATH and is opened into primitives before emission, see
+# codegen/kernels/transcendental. `check.ACCEPTS` lists the types that each takes.
 UNARY = (
     "neg", "abs", "not", "floor", "ceil", "trunc", "rint", "sqrt", "isnan", "isinf", "isfinite", "signbit",
     "popcount", "real", "imag", "conj",
 )  # fmt: skip
 MATH = (
-    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "rsqrt", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan",
-    "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "lgamma", "digamma", "logistic", "softplus",
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "rsqrt", "cbrt", "sin", "cos", "tan", "asin", "acos",
+    "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "lgamma", "digamma",
+    "logistic", "softplus",
 )  # fmt: skip
 BINARY = (
     "add", "sub", "mul", "div", "floordiv", "mod", "truncdiv", "rem", "min", "max", "fmin", "fmax", "and", "or", "xor",
@@ -198,8 +200,10 @@ class Alloc:
 
 @dataclass(frozen=True, slots=True)
 class For:
-    """`for var in range(start, stop, step)`. `lanes` (vector loops) is the register width in elements the trip count
-    must not exceed; a trip count below it is a masked tail. `parallel` iterations may run on any thread."""
+    """`for var in range(start, stop, step)` with step >= 1 and start >= 0 (the normal form of positions takes every
+    name for an integer >= 0). `lanes` (vector loops) is the register width in elements that the trip count must not
+    exceed; a trip count below it is a masked tail. `parallel` iterations may run on any thread.
+    """
 
     var: str
     start: Dim
@@ -212,7 +216,9 @@ class For:
 
 @dataclass(frozen=True, slots=True)
 class While:
-    """Repeat: run `body`, then evaluate `condition`; stop when it is false. (A loop that may run zero times is inside an If.)"""
+    """Repeat: run `body`, then evaluate `condition`, which sees what the body binds; stop when it is false.
+    (A loop that may run zero times is inside an If.)
+    """
 
     body: tuple[Stmt, ...]
     condition: Expr
