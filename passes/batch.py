@@ -1,0 +1,217 @@
+"""One more axis: vmap of graphs.
+
+A value that depends on a batched one gets a new leading axis; what does not, stays as it is and is only repeated where
+an op needs it beside a batched operand. Contractions become one batched contraction, never an unrolled loop, and the
+number of ops does not depend on the size. Loops are batched as loops: a carry that becomes batched in one step is
+batched from the start (a fixpoint), a `while` runs until all are done and holds those that were done before, and a
+switch whose selector is batched computes all branches and selects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from ..ir.dims import Dim
+from ..ir.dtypes import bool_, i64
+from ..ir.errors import Unsupported
+from ..ir.graph import Graph, inline
+from ..ir.location import at
+from ..ir.ops.control import Call, Scan, Switch, While
+from ..ir.ops.elementwise import Clamp, Convert, Eq, Select
+from ..ir.ops.families import Composite, Op
+from ..ir.ops.movement import Broadcast, Transpose
+from ..ir.ops.reduce import Any as AnyOf
+from ..ir.types import TensorType
+from ..ir.value import After, Elementwise, Full, Get, Parameter, Value
+from .autodiff import reachable_from
+
+# A value and whether it carries the new axis; of a tuple-valued op, one flag per element.
+Flags = bool | tuple[bool, ...]
+# An op batched: one value, or its elements where these come from several.
+Batched = tuple["Value | tuple[Value, ...]", Flags]
+
+
+def repeat(value: Value, size: Dim) -> Value:
+    """`value` along a new leading axis."""
+    if isinstance(value, Full):
+        return Full(value.value, value.tensor.with_shape((size, *value.shape)))
+    return Broadcast(value, (size, *value.shape), tuple(range(1, value.rank + 1)))
+
+
+def spread(
+    results: Sequence[Value], given: Mapping[int, Value], size: Dim
+) -> list[tuple[Value, bool]]:
+    """`results` with the values of `given` (by id) replaced by ones with a new leading axis; each with whether it has it."""
+    table: dict[int, Value | tuple[Value, ...]] = dict(given)
+
+    def one(value: Value) -> Value:
+        found = table[id(value)]
+        assert isinstance(found, Value)
+        return found
+
+    flags: dict[int, Flags] = dict.fromkeys(given, True)
+    for value in reachable_from(results):
+        if id(value) in table:
+            continue
+        operands = value.operands
+        mask = tuple(flags.get(id(o), False) is True for o in operands)
+        if isinstance(value, Get):
+            inner, several = flags.get(id(value.x), False), table[id(value.x)]
+            if isinstance(several, tuple):
+                table[id(value)] = several[value.index]
+            else:
+                table[id(value)] = Get(several, value.index) if isinstance(inner, tuple) else value
+            flags[id(value)] = inner[value.index] if isinstance(inner, tuple) else False
+            continue
+        if not any(mask):
+            table[id(value)], flags[id(value)] = value, False
+            continue
+        with at(value.origin):
+            table[id(value)], flags[id(value)] = _op(value, tuple(map(one, operands)), mask, size)
+    return [(one(r), flags[id(r)] is True) for r in results]
+
+
+def batch(graph: Graph, batched: Sequence[bool], size: Dim) -> tuple[Graph, tuple[bool, ...]]:
+    """The graph with a new leading axis on the parameters marked in `batched`; and which results have it."""
+    params = tuple(
+        Parameter(p.label, p.given.with_shape((size, *p.shape))) if b else p
+        for p, b in zip(graph.params, batched, strict=True)
+    )
+    given = {id(old): new for old, new, b in zip(graph.params, params, batched, strict=True) if b}
+    found = spread(graph.results, given, size)
+    made = Graph(f"{graph.name}_batched", params, tuple(v for v, _ in found), graph.dims)
+    return made, tuple(b for _, b in found)
+
+
+def batch_all(graph: Graph, batched: Sequence[bool], size: Dim, wanted: Sequence[bool]) -> Graph:
+    """As `batch`, with the results marked in `wanted` repeated where they do not have the axis by themselves."""
+    made, flags = batch(graph, batched, size)
+    results = [
+        repeat(r, size) if w and not f else r for r, f, w in zip(made.results, flags, wanted, strict=True)
+    ]
+    return made.with_results(results)
+
+
+def _op(value: Value, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    match value:
+        case Call():
+            return _call(value, operands, mask, size)
+        case Switch():
+            return _switch(value, operands, mask, size)
+        case While():
+            return _while(value, operands, mask, size)
+        case Scan():
+            return _scan(value, operands, mask, size)
+        case After():
+            return value.with_operands(operands), mask[0]
+        case Elementwise():
+            return value.with_operands(_together(operands, mask, size)), True
+    assert isinstance(value, Op)
+    found = value.batch(operands, mask)
+    if found is None and not all(mask):
+        found = value.batch(_together(operands, mask, size), tuple(True for _ in mask))
+    if found is None and isinstance(value, Composite):
+        given = {id(o): b for o, b, m in zip(value.operands, operands, mask, strict=True) if m}
+        ((opened, flag),) = spread([value.decompose()], given, size)
+        return opened, flag
+    if found is None:
+        raise Unsupported(f"{value.name} has no batching rule", code="TD0343", location=value.location)
+    kind = found.type
+    return found, True if isinstance(kind, TensorType) else tuple(True for _ in kind.elements)
+
+
+def _together(operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> tuple[Value, ...]:
+    return tuple(o if m else repeat(o, size) for o, m in zip(operands, mask, strict=True))
+
+
+def _call(op: Call, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    body, flags = batch(op.body, mask, size)
+    return type(op)(operands, body), flags
+
+
+def _switch(op: Switch, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    selector, args = operands[0], operands[1:]
+    wanted = [mask[0]] * len(op.branches[0].results)
+    flags = [batch(branch, mask[1:], size)[1] for branch in op.branches]
+    for each in flags:
+        wanted = [w or f for w, f in zip(wanted, each, strict=True)]
+    branches = tuple(batch_all(branch, mask[1:], size, wanted) for branch in op.branches)
+    if not mask[0]:
+        return Switch(selector, args, branches), tuple(wanted)
+    outs = [inline(branch, args) for branch in branches]
+    chosen = list(outs[0])
+    number = Convert(selector, i64) if selector.dtype is not i64 else selector
+    last = Full(len(branches) - 1, number.tensor)
+    number = Clamp(number, Full(0, number.tensor), last)
+    for k, out in enumerate(outs[1:], 1):
+        here = Eq(number, Full(k, number.tensor))
+        chosen = [Select(_along(here, v), v, c) for v, c in zip(out, chosen, strict=True)]
+    return tuple(chosen), tuple(wanted)
+
+
+def _along(flag: Value, like: Value) -> Value:
+    """A flag per batch element, repeated over the other axes of `like`."""
+    return flag if flag.shape == like.shape else Broadcast(flag, like.shape, (0,))
+
+
+def _carry_flags(body: Graph, before: Sequence[bool], carry: Sequence[bool], after: Sequence[bool], size: Dim) -> list[bool]:
+    """Which carries are batched: a fixpoint from those that start so."""
+    flags = list(carry)
+    while True:
+        _, found = batch(body, (*before, *flags, *after), size)
+        grown = [a or b for a, b in zip(flags, found, strict=False)]
+        if grown == flags:
+            return flags
+        flags = grown
+
+
+def _while(op: While, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    n = len(op.consts)
+    flags = _carry_flags(op.body, mask[:n], mask[n:], (), size)
+    _, (varies,) = batch(op.condition, (*mask[:n], *flags), size)
+    if varies:
+        # Every carry differs between the elements once some of them stop earlier.
+        flags = [True] * len(flags)
+    condition, (varies,) = batch(op.condition, (*mask[:n], *flags), size)
+    body = batch_all(op.body, (*mask[:n], *flags), size, flags)
+    carry = tuple(
+        v if m or not f else repeat(v, size) for v, m, f in zip(operands[n:], mask[n:], flags, strict=True)
+    )
+    if varies:
+        running = condition.results[0]
+        params = body.params
+        going = inline(condition, params)[0]
+        held = [
+            Select(_along(going, new), new, old) for new, old in zip(body.results, params[n:], strict=True)
+        ]
+        body = Graph(body.name, params, tuple(held), body.dims)
+        condition = condition.with_results([AnyOf(running, (0,))])
+        assert running.dtype is bool_
+    return While(operands[:n], carry, condition, body), tuple(flags)
+
+
+def _scan(op: Scan, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    n, m = len(op.consts), len(op.consts) + len(op.carry)
+    number = (False,) if op.counted else ()
+    flags = _carry_flags(op.body, (*number, *mask[:n]), mask[n:m], mask[m:], size)
+    inner_mask = (*number, *mask[:n], *flags, *mask[m:])
+    _, found = batch(op.body, inner_mask, size)
+    body = batch_all(op.body, inner_mask, size, (*flags, *found[len(flags) :]))
+    carry = tuple(
+        v if b or not f else repeat(v, size) for v, b, f in zip(operands[n:m], mask[n:m], flags, strict=True)
+    )
+    # The loop's axis stays the first one: a batched input moves its new axis behind it, a batched output before it.
+    xs = tuple(_swapped(x) if b else x for x, b in zip(operands[m:], mask[m:], strict=True))
+    made = Scan(operands[:n], carry, xs, body, op.length, op.reverse, op.counted)
+    outputs = found[len(flags) :]
+    if not any(outputs):
+        return made, (*flags, *outputs)
+    values: list[Value] = [Get(made, i) for i in range(len(flags))]
+    for i, b in enumerate(outputs, len(flags)):
+        y: Value = Get(made, i)
+        values.append(_swapped(y) if b else y)
+    return tuple(values), (*flags, *outputs)
+
+
+def _swapped(x: Value) -> Value:
+    return Transpose(x, (1, 0, *range(2, x.rank)))
