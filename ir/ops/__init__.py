@@ -21,10 +21,10 @@ class _Vocabulary(Mapping[str, type[Value]]):
     @cached_property
     def table(self) -> dict[str, type[Value]]:
         from .. import value
-        from . import contract, control, elementwise, indexing, movement, reduce
+        from . import composite, contract, control, elementwise, indexing, movement, reduce
 
         found: dict[str, type[Value]] = {}
-        for chapter in (value, elementwise, movement, reduce, contract, indexing, control):
+        for chapter in (value, elementwise, movement, reduce, contract, indexing, control, composite):
             own = [
                 cls
                 for cls in vars(chapter).values()
