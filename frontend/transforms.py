@@ -13,10 +13,15 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..ir.errors import InvalidValue, TypeMismatch
+from ..ir.dims import Dim
+from ..ir.dtypes import i64
+from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch
 from ..ir.graph import Graph, inline
-from ..ir.value import Value, lift
-from ..passes import autodiff
+from ..ir.ops.elementwise import Convert, Eq
+from ..ir.ops.movement import Iota, Reshape, StopGradient, Transpose
+from ..ir.types import TensorType
+from ..ir.value import Parameter, Value, lift
+from ..passes import autodiff, batch
 from . import tree
 from .arrays import lift as lift_array
 from .jit import jit, signature_of
@@ -250,8 +255,6 @@ def hessian(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: 
 def _jacobian(
     fun: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool, *, forward: bool
 ) -> Callable[..., Any]:
-    from .batching import basis_map
-
     several = not isinstance(argnums, int)
     wanted = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
 
@@ -259,7 +262,7 @@ def _jacobian(
         name = name_of(fun)
         point = Point(fun, args, kwargs, [_position(number, len(args), name) for number in wanted], name)
         results, aux = point.results(has_aux)
-        blocks = basis_map(point, results, forward=forward)
+        blocks = _blocks_forward(point, results) if forward else _blocks_reverse(point, results)
         structure = point.out_tree(has_aux)
         rows = []
         for row in blocks:
@@ -271,10 +274,151 @@ def _jacobian(
     return transformed(inside, fun, "jacfwd" if forward else "jacrev", same=True)
 
 
+def _basis(like: Value) -> Value:
+    """The unit vectors of `like`'s space, stacked along a new leading axis."""
+    size = like.tensor.size
+    square = TensorType((size, size), i64)
+    unit = Convert(Eq(Iota(square, 0), Iota(square, 1)), like.dtype)
+    return Reshape(unit, (size, *like.shape))
+
+
+def _blocks_reverse(point: Point, results: Sequence[Value]) -> list[list[Tracer]]:
+    """For each result its derivatives by each moving leaf: result axes, then leaf axes."""
+    rows = []
+    for result in results:
+        bar = Parameter("bar", result.tensor)
+        found = autodiff.pull([result], [bar], point.moving_params)
+        filled = [autodiff.zeros_like(p) if c is None else c for p, c in zip(point.moving_params, found, strict=True)]
+        graph = Graph(point.name, (*point.graph.params, bar), tuple(filled), point.graph.dims)
+        size = result.tensor.size
+        mask = (*(False for _ in point.graph.params), True)
+        batched = batch.batch_all(graph, mask, size, [True] * len(filled))
+        outs = inline(batched, (*point.given, _basis(result)))
+        rows.append(
+            [wrap(Reshape(o, (*result.shape, *p.shape))) for o, p in zip(outs, point.moving_params, strict=True)]
+        )
+    return rows
+
+
+def _blocks_forward(point: Point, results: Sequence[Value]) -> list[list[Tracer]]:
+    columns = []
+    for param in point.moving_params:
+        dot = Parameter("dot", param.given)
+        found = autodiff.push(results, {id(param): dot})
+        filled = [autodiff.zeros_like(r) if t is None else t for r, t in zip(results, found, strict=True)]
+        graph = Graph(point.name, (*point.graph.params, dot), tuple(filled), point.graph.dims)
+        mask = (*(False for _ in point.graph.params), True)
+        batched = batch.batch_all(graph, mask, param.given.size, [True] * len(filled))
+        outs = inline(batched, (*point.given, _basis(param)))
+        column = []
+        for out, result in zip(outs, results, strict=True):
+            whole = Reshape(out, (*param.shape, *result.shape))
+            k = param.rank
+            column.append(wrap(Transpose(whole, (*range(k, whole.rank), *range(k)))))
+        columns.append(column)
+    return [[column[i] for column in columns] for i in range(len(results))]
+
+
+def vmap(
+    fun: Callable[..., Any],
+    in_axes: Any = 0,
+    out_axes: Any = 0,
+    axis_size: int | None = None,
+) -> Callable[..., Any]:
+    """`fun` over one more axis of its arguments, as one batched program.
+
+    `in_axes`: an int or None (not mapped) for all arguments, or a tuple with one for each, each a tree prefix of its
+    argument; `out_axes` likewise for the results. Errors: TD0710 wrong structure, TD0711 sizes differ or none is known,
+    TD0712 an axis that is not there.
+    """
+    name = name_of(fun)
+
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        axes = _prefix(in_axes if isinstance(in_axes, int | None) else tuple(in_axes), args, "in_axes", name)
+        leaves, structure = tree.flatten((args, kwargs))
+        axes += [0] * (len(leaves) - len(axes))
+        paths = structure.paths("argument ")
+        values = [unwrap(lift_array(leaf)) for leaf in leaves]
+        size: Dim | None = axis_size
+        first = "axis_size"
+        fronted: list[Value] = []
+        for value, axis, path in zip(values, axes, paths, strict=True):
+            if axis is None:
+                fronted.append(value)
+                continue
+            if not -value.rank <= axis < value.rank:
+                raise InvalidValue(
+                    f"vmap of {name}: {path} is {value.type} and has no axis {axis}", code="TD0712", location=here()
+                )
+            axis %= value.rank
+            if size is None:
+                size, first = value.shape[axis], path
+            elif value.shape[axis] != size:
+                raise ShapeMismatch(
+                    f"vmap of {name}: axis {axis} of {path} has {value.shape[axis]} elements, {first} has {size}",
+                    code="TD0711",
+                    location=here(),
+                )
+            fronted.append(_moved(value, axis, 0))
+        if size is None:
+            raise InvalidValue(f"vmap of {name}: nothing is mapped; give axis_size", code="TD0711", location=here())
+
+        def flat(*tracers: Tracer) -> Any:
+            inner_args, inner_kwargs = structure.unflatten(tracers)
+            return fun(*inner_args, **inner_kwargs)
+
+        mask = [axis is not None for axis in axes]
+        types = [v.tensor.with_shape(v.shape[1:]) if m else v.tensor for v, m in zip(fronted, mask, strict=True)]
+        traced = trace_inner(flat, types, name)
+        whole = (*(False for _ in traced.outer), *mask)
+        graph, flags = batch.batch(traced.graph, whole, size)
+        outs = inline(graph, (*traced.outer, *fronted))
+        example = traced.out_tree.unflatten(range(len(outs)))
+        places = _prefix(out_axes, example, "out_axes", name)
+        results = []
+        for out, flag, place in zip(outs, flags, places, strict=True):
+            if place is None:
+                if flag:
+                    raise InvalidValue(
+                        f"vmap of {name}: a result with out_axes None depends on the mapped axis",
+                        code="TD0710",
+                        location=here(),
+                    )
+                results.append(wrap(out))
+                continue
+            full = out if flag else batch.repeat(out, size)
+            results.append(wrap(_moved(full, 0, place % full.rank)))
+        return traced.out_tree.unflatten(results)
+
+    return transformed(inside, fun, "vmap", same=True)
+
+
+def _moved(value: Value, source: int, target: int) -> Value:
+    if source == target:
+        return value
+    order = [i for i in range(value.rank) if i != source]
+    order.insert(target, source)
+    return Transpose(value, tuple(order))
+
+
+def _prefix(axes: Any, whole: Any, what: str, name: str) -> list[int | None]:
+    """One axis per leaf of `whole` from a tree prefix: an int or None stands for all leaves below it."""
+    if axes is None or isinstance(axes, int):
+        return [axes] * len(tree.leaves(whole))
+    if isinstance(axes, list | tuple) and isinstance(whole, list | tuple) and len(axes) == len(whole):
+        return [a for part, below in zip(axes, whole, strict=True) for a in _prefix(part, below, what, name)]
+    if isinstance(axes, dict) and isinstance(whole, dict) and axes.keys() == whole.keys():
+        order = tree.structure(whole).keys
+        return [a for key in order for a in _prefix(axes[key], whole[key], what, name)]
+    raise TypeMismatch(
+        f"vmap of {name}: {what} has the structure {axes!r}, which is no prefix of {tree.structure(whole)}",
+        code="TD0710",
+        location=here(),
+    )
+
+
 def stop_gradient(x: Any) -> Any:
     """`x`, whose derivative is taken as zero."""
-    from ..ir.ops.movement import StopGradient
-
     if current() is None:
         return x
     return tree.map(lambda leaf: wrap(StopGradient(unwrap(lift_array(leaf)))), x)
