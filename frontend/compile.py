@@ -27,13 +27,13 @@ from ..ir.dims import show as show_dim
 from ..ir.errors import InvalidValue, TreadleError
 from ..ir.fingerprint import fingerprint
 from ..ir.graph import Graph
-from ..ir.program import Call, KernelDef, Program, Statement
+from ..ir.program import Call, KernelDef, Program, Statement, While
 from ..ir.target import Target
 from ..ir.text import digest
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant
 from ..runtime import artifact as artifacts
-from ..runtime import bindings, interrupt
+from ..runtime import bindings, dispatch
 from ..runtime import loader as object_loader
 from ..runtime.cache import ObjectCache
 from ..runtime.executable import CallContext, Executable
@@ -206,16 +206,18 @@ class Compilation:
         )
 
 
-def calls_of(body: Sequence[Statement]) -> Iterator[Call]:
-    """The calls of a program in the order of its text."""
+def statements_of(body: Sequence[Statement]) -> Iterator[Statement]:
+    """The statements of a program in the order of its text, those inside loops and branches too."""
     for statement in body:
-        if isinstance(statement, Call):
-            yield statement
-            continue
+        yield statement
         for part in ("condition", "body"):
-            yield from calls_of(getattr(statement, part, ()))
+            yield from statements_of(getattr(statement, part, ()))
         for branch in getattr(statement, "branches", ()):
-            yield from calls_of(branch)
+            yield from statements_of(branch)
+
+
+def calls_of(body: Sequence[Statement]) -> Iterator[Call]:
+    return (statement for statement in statements_of(body) if isinstance(statement, Call))
 
 
 def failure_of(error: TreadleError) -> Failure:
@@ -331,6 +333,7 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         "constants": [b.label for b in program.constants],
         "kernels": len(program.kernels),
         "seconds": cost_of(program, sizes).seconds(compilation.target),
+        "unbounded": any(isinstance(s, While) for s in statements_of(program.body)),
         "parallel": "parallel(" in compilation.text("loops"),
         "arena_bytes": _number(program.arena_bytes),
         "lower_bound": _number(program.lower_bound),
@@ -428,17 +431,22 @@ def aligned(array: Array) -> Array:
 
 
 LONG_SECONDS = 5e-6  # calls predicted to take longer let other Python threads run meanwhile
+STOPPABLE_SECONDS = 1e-4  # and calls predicted to take longer than this can be stopped by Ctrl-C
 
 
 def install_context(executed: Executed, threads: int | None) -> dict[str, Any]:
     """What a dispatch record needs beside the executable: the context of its calls, and whether they are long."""
     wanted = threads or config.current.num_threads or default_threads()
     pool = pool_address(wanted) if wanted > 1 and executed.built.manifest["parallel"] else 0
-    context = CallContext(1, wanted if pool else 1, pool or None, interrupt.stop_word() or None)
+    # The word that Ctrl-C sets is asked for at each call; a fixed context has none, so only long calls can be stopped.
+    context = CallContext(1, wanted if pool else 1, pool or None, None)
+    seconds = executed.built.manifest["seconds"]
+    long = seconds > STOPPABLE_SECONDS or executed.built.manifest["unbounded"]
     return {
         "context": ctypes.addressof(context),
+        "begin": dispatch.stoppable(context) if long else None,
         "keep": context,
-        "release_gil": executed.built.manifest["seconds"] > LONG_SECONDS,
+        "release_gil": seconds > LONG_SECONDS or long,
     }
 
 
@@ -470,10 +478,10 @@ def dispatch_object(numbers: Mapping[str, int]) -> bytes:
 
         return dispatch_module(host().triple, numbers)
 
-    return own_object(f"dispatch {sorted(numbers.items())}", text)
+    return own_object(f"dispatch {dispatch.fingerprint(numbers)}", text, pipeline=2)
 
 
-def own_object(what: str, text: Callable[[], str]) -> bytes:
+def own_object(what: str, text: Callable[[], str], pipeline: int = 0) -> bytes:
     """Code of ours that belongs to no program: compiled for any CPU of this architecture, once per cache."""
     cache = disk_cache(config.current)
     key = hashlib.sha256(f"{VERSION} {platform.machine()} {what}".encode()).hexdigest()
@@ -482,7 +490,8 @@ def own_object(what: str, text: Callable[[], str]) -> bytes:
         from ..codegen.host import host
         from ..codegen.llvm.optimize import object_code
 
-        found = object_code(text(), host().triple, "x86-64" if host().arch == "x86-64" else "generic", "")
+        cpu = "x86-64" if host().arch == "x86-64" else "generic"
+        found = object_code(text(), host().triple, cpu, "", pipeline=pipeline)
         if cache is not None:
             cache.put(key, found)
     return found
