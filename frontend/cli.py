@@ -22,9 +22,13 @@ import numpy as np
 from ..ir.dims import evaluate as evaluate_dim
 from ..ir.dims import names
 from ..ir.errors import InvalidValue, TreadleError
+from ..ir.evaluate import evaluate
 from ..ir.graph import Graph
 from ..ir.parse import Reader, parse_graph
 from ..ir.types import TensorType
+from ..passes.cost import cost_of
+from ..passes.pipelines import PASSES, find
+from ..runtime.artifact import read
 from .jit import Function, ShapeDtype, jit
 from .options import config
 
@@ -204,7 +208,7 @@ def dot(graph: Graph) -> str:
     """The graph in Graphviz form, through networkx."""
     import networkx as nx
 
-    picture = nx.DiGraph(name=graph.name)
+    picture: nx.DiGraph[int] = nx.DiGraph(name=graph.name)
     numbers = {id(value): i for i, value in enumerate(graph.order)}
     for value in graph.order:
         label = getattr(value, "label", None) or value.name
@@ -243,7 +247,6 @@ def run_run(arguments: argparse.Namespace) -> None:
 
         results = load(arguments.what)(*values)
     elif arguments.what.endswith(".graph"):
-        from ..ir.evaluate import evaluate
         from .compile import prepare
 
         graph = parse_graph(Path(arguments.what).read_text())
@@ -266,8 +269,8 @@ def run_run(arguments: argparse.Namespace) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    from .compile import target_named
     from ..passes.cost import cost_of
+    from .compile import target_named
 
     generator = np.random.default_rng(0)
     values = [concrete(parse_argument(text), generator) for text in arguments.args]
@@ -314,8 +317,6 @@ def run_ops(arguments: argparse.Namespace) -> None:
 
 
 def run_passes(arguments: argparse.Namespace) -> None:
-    from ..passes.pipelines import PASSES, find
-
     if arguments.name:
         each = find(arguments.name)
         print(f"{each.spelling}\n\n{(each.run.__doc__ or '').strip()}")
@@ -332,8 +333,6 @@ def run_explain(arguments: argparse.Namespace) -> None:
 
 
 def run_inspect(arguments: argparse.Namespace) -> None:
-    from ..runtime.artifact import read
-
     model = read(arguments.what)
     if arguments.text:
         if arguments.text not in model.texts:
@@ -355,8 +354,6 @@ def run_inspect(arguments: argparse.Namespace) -> None:
 
 
 def run_verify(arguments: argparse.Namespace) -> None:
-    from ..runtime.artifact import read
-
     read(arguments.what).verify()
     print(f"{arguments.what}: every byte is as written")
 

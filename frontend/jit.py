@@ -343,7 +343,13 @@ class Function(Dispatched):
     __slots__ = ()
 
     if TYPE_CHECKING:
-        state: State
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+
+    @property
+    def state(self) -> State:
+        found: State = self.__dict__["state"]
+        return found
 
     def trace(self, *args: Any, **kwargs: Any) -> Traced:
         """Trace for these arguments (arrays or `ShapeDtype`s): `.graph` is what was traced."""
@@ -415,7 +421,7 @@ def make_function(fn: Callable[..., Any], settings: Settings, bound: Mapping[str
         return result
 
     function = function_type()(slow)
-    function.state = state
+    function.__dict__["state"] = state
     functools.update_wrapper(function, fn)  # type: ignore[arg-type]
     return function
 
@@ -437,7 +443,7 @@ def _with_constants(fn: Callable[..., Any], settings: Settings, state: State) ->
         return compiled.call_leaves(leaves, out)
 
     function = function_type()(slow)
-    function.state = state
+    function.__dict__["state"] = state
     functools.update_wrapper(function, fn)  # type: ignore[arg-type]
     return function
 
