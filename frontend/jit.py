@@ -12,6 +12,7 @@ import functools
 import hashlib
 import inspect
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from ..ir.graph import Graph
 from ..ir.types import TensorType
 from ..runtime.dispatch import Dispatched, callable_type
 from . import tree
-from .options import Options, config, unknown_name
+from .options import Options, config, unknown_name, watchers
 from .tracer import LeafSpec, trace_to_graph
 from .tracer import Traced as Trace
 from .tree import TreeDef
@@ -258,7 +259,8 @@ class Lowered:
 
     def as_text(self, stage: str = "program") -> str:
         """`graph`, `graph:PASS`, `program`, `loops`, `llvm` or `asm`."""
-        return self.compile().as_text(stage)
+        text: str = self.compile().as_text(stage)
+        return text
 
     def compile(self) -> Any:
         return compiled_for(self.traced)
@@ -420,9 +422,27 @@ def make_function(fn: Callable[..., Any], settings: Settings, bound: Mapping[str
         compiled.install(function, args, kwargs, out)
         return result
 
-    function = function_type()(slow)
+    function = _instance(slow, state)
+    return function
+
+
+_functions: weakref.WeakSet[Function] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    """Installed calls hold their number of threads; they are looked up anew."""
+    for function in list(_functions):
+        function.forget()
+
+
+watchers.append(_forget_all)
+
+
+def _instance(slow: Callable[..., Any], state: State) -> Function:
+    function: Function = function_type()(slow)
     function.__dict__["state"] = state
-    functools.update_wrapper(function, fn)  # type: ignore[arg-type]
+    functools.update_wrapper(function, state.fn)
+    _functions.add(function)
     return function
 
 
@@ -442,10 +462,7 @@ def _with_constants(fn: Callable[..., Any], settings: Settings, state: State) ->
         state.n_compiles = sum(each.state.n_compiles for each in made.values())
         return compiled.call_leaves(leaves, out)
 
-    function = function_type()(slow)
-    function.__dict__["state"] = state
-    functools.update_wrapper(function, fn)  # type: ignore[arg-type]
-    return function
+    return _instance(slow, state)
 
 
 def content_key(value: Any) -> tuple[Any, ...]:

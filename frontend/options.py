@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import InvalidValue
+from ..runtime.threads import default_threads
 
 
 def _default_cache() -> str:
@@ -130,3 +131,20 @@ class _Restore:
 
 
 config = Config()
+
+# Called after a change of what installed calls depend on; the jit room puts its own here.
+watchers: list[Callable[[], None]] = []
+
+
+def set_num_threads(n: int) -> None:
+    """The most threads a call uses from now on; 0 leaves it to the machine's affinity and quota."""
+    if n < 0:
+        raise InvalidValue(f"{n} threads", code="TD0602")
+    config.num_threads = n
+    for watcher in watchers:
+        watcher()
+
+
+def get_num_threads() -> int:
+    """The most threads a call uses."""
+    return config.current.num_threads or default_threads()
