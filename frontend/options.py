@@ -84,6 +84,10 @@ def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     return Options(**found)
 
 
+# Called after a change of an option: calls that are installed natively depend on some.
+watchers: list[Callable[[], None]] = []
+
+
 class Config:
     """`td.config`: read and set options by name; `with td.config.set(debug=1):` restores them after."""
 
@@ -106,6 +110,8 @@ class Config:
 
     def __setattr__(self, name: str, value: Any) -> None:
         self.__dict__["options"] = self.current.changed(**{name: value})
+        for watcher in watchers:
+            watcher()
 
     def set(self, **changes: Any) -> _Restore:
         before = self.current
@@ -132,17 +138,12 @@ class _Restore:
 
 config = Config()
 
-# Called after a change of what installed calls depend on; the jit room puts its own here.
-watchers: list[Callable[[], None]] = []
-
 
 def set_num_threads(n: int) -> None:
     """The most threads a call uses from now on; 0 leaves it to the machine's affinity and quota."""
     if n < 0:
         raise InvalidValue(f"{n} threads", code="TD0602")
     config.num_threads = n
-    for watcher in watchers:
-        watcher()
 
 
 def get_num_threads() -> int:
