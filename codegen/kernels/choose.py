@@ -17,6 +17,7 @@ from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.value import Value
 from . import elementwise
+from .transcendental import open_math
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def kernel(definition: KernelDef, target: Target) -> Kernel:
     """The kernel of a fusion group. Raises `Unsupported` (TD0434) where no generator takes it."""
     for generator in GENERATORS:
         if generator.takes(definition.graph, target):
-            return generator.make(definition, target)
+            return open_math(generator.make(definition, target), target)
     ops = ", ".join(dict.fromkeys(value.name for value in definition.graph.ops))
     raise Unsupported(f"no kernel for {definition.name} of {ops}", code="TD0434")
 

@@ -1,0 +1,216 @@
+"""Smooth functions opened into primitives: after `open_math` a kernel holds no call of MATH or MATH_BINARY.
+
+The generators write `exp(x)`; what that means to the last bit is written in the files `math_*.py`, as scalars of the
+loops. So the loops evaluator predicts the machine code, vectors need no library, and every target gives the same bits.
+A function is written once per dtype and kept as a template; each call in a kernel is the template under fresh names,
+as lets ahead of the statement that made the call. Half floats are computed in f32. A kernel without such calls is
+returned itself.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias, assert_never
+
+from ...ir.dims import names as dim_names
+from ...ir.dims import symbol
+from ...ir.dtypes import DType, bf16, f16, f32
+from ...ir.errors import Unsupported
+from ...ir.loops.build import Names, all_exprs, map_operands, names_of
+from ...ir.loops.nodes import (
+    MATH,
+    MATH_BINARY,
+    Alloc,
+    Binary,
+    Call,
+    Cast,
+    Const,
+    Expr,
+    Fail,
+    Fma,
+    For,
+    If,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Select,
+    Stmt,
+    Store,
+    Table,
+    Unary,
+    Var,
+    While,
+)
+from ...ir.target import Target
+from . import math_exp, math_log, math_special
+from .math_writing import Written
+
+Block: TypeAlias = tuple[Stmt, ...]
+Writer: TypeAlias = Callable[..., Expr]
+_MATH: Final = frozenset((*MATH, *MATH_BINARY))
+
+# Every function, by name and dtype: (operands..., lets) -> expression.
+WRITERS: Final[dict[tuple[str, DType], Writer]] = {
+    ("exp", f32): math_exp.exp_f32,
+    ("logistic", f32): math_exp.logistic_f32,
+    ("tanh", f32): math_exp.tanh_f32,
+    ("log", f32): math_log.log_f32,
+    ("erf", f32): math_special.erf_f32,
+}
+
+
+def open_math(kernel: Kernel, target: Target) -> Kernel:
+    """The kernel with every call of a smooth function written out in primitives.
+
+    Raises `Unsupported` (TD0435) for a function that is not written for its dtype.
+    """
+    if not any(type(x) in (Unary, Binary) and x.op in _MATH for x in all_exprs(kernel.body)):  # type: ignore[union-attr]
+        return kernel
+    opening = _Opening(names_of(kernel))
+    body = opening.block(kernel.body)
+    return replace(kernel, body=body, tables=(*kernel.tables, *opening.tables.values()))
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A function written once: its operands' names, its lets and result in terms of them, its tables."""
+
+    operands: tuple[str, ...]
+    lets: tuple[Let, ...]
+    result: Expr
+    tables: tuple[Table, ...]
+
+
+@functools.cache
+def template(op: str, dtype: DType) -> Template:
+    writer = WRITERS.get((op, dtype))
+    if writer is None:
+        raise Unsupported(f"{op} of {dtype} is not written", code="TD0435")
+    operands = ("x", "y")[: 2 if op in MATH_BINARY else 1]
+    written = Written(operands)
+    result = writer(*[Var(name, dtype) for name in operands], written)
+    return Template(operands, tuple(written.lets), result, tuple(written.tables))
+
+
+class _Opening:
+    """One kernel on its way. A block that stands at two places, as main loop and tail share theirs, stays shared."""
+
+    def __init__(self, names: Names) -> None:
+        self.names = names
+        self.tables: dict[int, Table] = {}  # by identity: templates live as long as the process
+        self.blocks: dict[int, Block] = {}
+        self.lets: list[Stmt] = []  # ahead of the statement at hand
+
+    def block(self, stmts: Block) -> Block:
+        found = self.blocks.get(id(stmts))
+        if found is None:
+            outer, self.lets = self.lets, []
+            result: list[Stmt] = []
+            for stmt in stmts:
+                made = self.stmt(stmt)
+                result += self.lets
+                self.lets.clear()
+                result.append(made)
+            self.lets = outer
+            changed = len(result) != len(stmts) or any(new is not old for new, old in zip(result, stmts))
+            found = self.blocks[id(stmts)] = tuple(result) if changed else stmts
+        return found
+
+    def stmt(self, stmt: Stmt) -> Stmt:
+        match stmt:
+            case Let(name, value):
+                made = self.expr(value)
+                return stmt if made is value else Let(name, made)
+            case Store(buffer, index, value, stream):
+                made = self.expr(value)
+                return stmt if made is value else Store(buffer, index, made, stream)
+            case For(body=body):
+                inner = self.block(body)
+                return stmt if inner is body else replace(stmt, body=inner)
+            case If(condition, then, otherwise):
+                yes, no = self.block(then), self.block(otherwise)
+                return If(self.expr(condition), yes, no)
+            case While(body, condition):
+                inner = self.block(body)
+                outer, self.lets = self.lets, []
+                made = self.expr(condition)  # evaluated where the body ends
+                inner, self.lets = (*inner, *self.lets), outer
+                return While(inner, made)
+            case Fail(when, site):
+                made = self.expr(when)
+                return stmt if made is when else Fail(made, site)
+            case Alloc():
+                return stmt
+            case _:
+                assert_never(stmt)
+
+    def expr(self, expr: Expr) -> Expr:
+        made = map_operands(expr, self.expr)
+        match made:
+            case Unary(op, x) if op in _MATH:
+                return self.call(op, x)
+            case Binary(op, x, y) if op in MATH_BINARY:
+                return self.call(op, x, y)
+            case _:
+                return made
+
+    def call(self, op: str, *operands: Expr) -> Expr:
+        dtype = operands[0].dtype
+        if dtype in (f16, bf16):
+            return Cast(self.call(op, *[Cast(x, f32) for x in operands]), dtype)
+        made = template(op, dtype)
+        names: dict[str, str] = {}
+        values: dict[str, Expr] = {}
+        for table in made.tables:
+            names[table.name] = self.table(table)
+        for name, value in zip(made.operands, operands):
+            values[name] = self.named(name, value)
+        for let in made.lets:
+            fresh = self.names.fresh(let.name)
+            self.lets.append(Let(fresh, _under(let.value, names, values)))
+            values[let.name] = Var(fresh, let.value.dtype)
+        return _under(made.result, names, values)
+
+    def named(self, base: str, value: Expr) -> Expr:
+        """The operand as something that may be read several times."""
+        if type(value) in (Var, Const):
+            return value
+        fresh = self.names.fresh(base)
+        self.lets.append(Let(fresh, value))
+        return Var(fresh, value.dtype)
+
+    def table(self, table: Table) -> str:
+        found = self.tables.get(id(table))
+        if found is None:
+            found = self.tables[id(table)] = replace(table, name=self.names.fresh(table.name))
+        return found.name
+
+
+def _under(expr: Expr, names: dict[str, str], values: dict[str, Expr]) -> Expr:
+    """A template's expression under the kernel's names."""
+    match expr:
+        case Var(name):
+            return values[name]
+        case Const():
+            return expr
+        case Fma(x, y, z):
+            return Fma(_under(x, names, values), _under(y, names, values), _under(z, names, values))
+        case Binary(op, x, y):
+            return Binary(op, _under(x, names, values), _under(y, names, values))
+        case Unary(op, x):
+            return Unary(op, _under(x, names, values))
+        case Select(x, y, z):
+            return Select(_under(x, names, values), _under(y, names, values), _under(z, names, values))
+        case Cast(x, dtype, bits):
+            return Cast(_under(x, names, values), dtype, bits)
+        case Load(buffer, (position,), dtype):
+            (index,) = [values[name] for name in dim_names(position)]
+            assert isinstance(index, Var)
+            return Load(names[buffer], (symbol(index.name),), dtype)
+        case Load() | Index() | Call():
+            raise AssertionError("a function of mathematics reads nothing but its tables")
+        case _:
+            assert_never(expr)
