@@ -17,21 +17,30 @@ from .types import TensorType
 from .value import After, Constant, DimSize, Full, Get, Parameter, Value
 
 
+Keeps = Callable[[Value], bool]  # whether the target has a kernel for a composite as it stands
+
+
+def nothing(value: Value) -> bool:
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class Form:
-    """`find` yields what breaks the form, with the reason."""
+    """`find` yields what breaks the form, with the reason. What it may ask of the target is handed in."""
 
     name: str
     sentence: str
-    find: Callable[[Graph], Iterator[tuple[Value, str]]]
+    find: Callable[[Graph, Keeps], Iterator[tuple[Value, str]]]
 
-    def check(self, graph: Graph) -> None:
+    def check(self, graph: Graph, keeps: Keeps = nothing) -> None:
         """CheckFailed (TD0250) names the first value that breaks the form."""
-        for value, reason in self.find(graph):
-            raise CheckFailed(f"{graph.name} is not {self.name}: {value!r} {reason}", code="TD0250", location=value.location)
+        for value, reason in self.find(graph, keeps):
+            raise CheckFailed(
+                f"{graph.name} is not {self.name}: {value!r} {reason}", code="TD0250", location=value.location
+            )
 
-    def holds(self, graph: Graph) -> bool:
-        return next(self.find(graph), None) is None
+    def holds(self, graph: Graph, keeps: Keeps = nothing) -> bool:
+        return next(self.find(graph, keeps), None) is None
 
     def __str__(self) -> str:
         return self.name
@@ -46,19 +55,19 @@ def everywhere(graph: Graph) -> Iterator[Value]:
             pending.extend(value.bodies)
 
 
-def _well_formed(graph: Graph) -> Iterator[tuple[Value, str]]:
+def _well_formed(graph: Graph, keeps: Keeps) -> Iterator[tuple[Value, str]]:
     for value in everywhere(graph):
         if not isinstance(value, Parameter) and value.result() != value.type:
             yield value, f"has type {value.type}, its rule says {value.result()}"
 
 
-def _composites(graph: Graph) -> Iterator[tuple[Value, str]]:
+def _composites(graph: Graph, keeps: Keeps) -> Iterator[tuple[Value, str]]:
     for value in everywhere(graph):
-        if isinstance(value, Composite):
-            yield value, "is a composite"
+        if isinstance(value, Composite) and not keeps(value):
+            yield value, "is a composite without a kernel"
 
 
-def _ungrouped(graph: Graph) -> Iterator[tuple[Value, str]]:
+def _ungrouped(graph: Graph, keeps: Keeps) -> Iterator[tuple[Value, str]]:
     """A grouped graph computes only by groups and control flow; the rest are leaves, reads of tuples and order marks."""
     allowed = (Call, Constant, Full, DimSize, Get, Parameter, After)
     for value in graph.order:
@@ -66,10 +75,10 @@ def _ungrouped(graph: Graph) -> Iterator[tuple[Value, str]]:
             yield value, "computes outside a group"
         for body in value.bodies:
             if not isinstance(value, Group):
-                yield from _ungrouped(body)
+                yield from _ungrouped(body, keeps)
 
 
-def _typed(graph: Graph) -> Iterator[tuple[Value, str]]:
+def _typed(graph: Graph, keeps: Keeps) -> Iterator[tuple[Value, str]]:
     for value in graph.results:
         if not isinstance(value.type, TensorType):
             yield value, "is a tuple among the results"

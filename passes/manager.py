@@ -181,7 +181,7 @@ class Pipeline:
             held += [form for form in each.gives if form not in held]
             if cx.check:
                 for form in (WELL_FORMED, *held):
-                    form.check(after)
+                    form.check(after, cx.kernels.keeps)
             changed = after is not graph and (
                 len(after.order) != len(graph.order) or fingerprint(after) != fingerprint(graph)
             )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ..ir.errors import InvalidValue
+from .cleanup import cleanup
+from .expand import expand
 from .fuse import fuse
 from .manager import Pass, Pipeline
 
-PASSES: dict[str, Pass] = {each.name: each for each in (fuse,)}
+PASSES: dict[str, Pass] = {each.name: each for each in (expand, cleanup, fuse)}
 
-DEFAULT = Pipeline("default", (fuse,))
+DEFAULT = Pipeline("default", (expand, cleanup, fuse))
 
 
 def find(name: str) -> Pass:
