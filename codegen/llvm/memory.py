@@ -310,21 +310,22 @@ class Memory(Writer):
         dtype = buffer.dtype
         if not self.target.has("permute") or dtype.bits != 32 or not 0 < buffer.values <= 32:
             return None
-        letter, kind = ("ps", "<16 x float>") if dtype.is_float else ("d", "<16 x i32>")
+        kind = "<16 x float>" if dtype.is_float else "<16 x i32>"
         numbers = self.convert("trunc", offsets, i32)
+        low = self.read(f"load {kind}, ptr {buffer.pointer.text}, align 64", name, dtype, 16, 0)
         if buffer.values <= 16:
-            low = self.read(f"load {kind}, ptr {buffer.pointer.text}, align 64", name, dtype, 16, 0)
-            inputs = [low, low]
+            full, level = f"llvm.x86.avx512.permvar.{'sf' if dtype.is_float else 'si'}.512", low.level
+            self.needs.declare(declaration(kind, full, (kind, "<16 x i32>")))
+            form = f"call {kind} @{full}({low.typed}, {{}})"
         else:
             high_at = self.step(buffer.pointer, memory_type(dtype), literal(16, i64))
-            low = self.read(f"load {kind}, ptr {buffer.pointer.text}, align 64", name, dtype, 16, 0)
-            inputs = [low, self.read(f"load {kind}, ptr {high_at.text}, align 64", name, dtype, 16, 0)]
-        full = f"llvm.x86.avx512.vpermi2var.{letter}.512"
-        self.needs.declare(declaration(kind, full, (kind, "<16 x i32>", kind)))
-        parts = []
-        for part in pieces(self, numbers, 16):
-            text = f"call {kind} @{full}({inputs[0].typed}, {part.typed}, {inputs[1].typed})"
-            parts.append(self.pure(text, dtype, 16, max(part.level, inputs[0].level, inputs[1].level)))
+            high = self.read(f"load {kind}, ptr {high_at.text}, align 64", name, dtype, 16, 0)
+            full, level = f"llvm.x86.avx512.vpermi2var.{'ps' if dtype.is_float else 'd'}.512", max(low.level, high.level)
+            self.needs.declare(declaration(kind, full, (kind, "<16 x i32>", kind)))
+            form = f"call {kind} @{full}({low.typed}, {{}}, {high.typed})"
+        parts = [
+            self.pure(form.format(part.typed), dtype, 16, max(part.level, level)) for part in pieces(self, numbers, 16)
+        ]
         return joined(self, parts, offsets.lanes)
 
     def from_memory(self, raw: Value, dtype: DType) -> Value:
