@@ -16,7 +16,7 @@ from ...ir.loops.nodes import Kernel
 from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.value import Value
-from . import elementwise
+from . import contraction, elementwise
 from .transcendental import open_math
 
 
@@ -31,6 +31,7 @@ class Generator:
 
 GENERATORS: Final[tuple[Generator, ...]] = (
     Generator("elementwise", elementwise.takes, elementwise.elementwise),
+    Generator("contraction", contraction.takes, contraction.contraction),
 )
 
 
