@@ -127,6 +127,14 @@ def _flatten(tree: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None
     return LEAF
 
 
+def is_node(value: Any) -> bool:
+    """Whether `value` is a container: something that `flatten` opens."""
+    kind = type(value)
+    if value is None or kind in (dict, list, tuple) or kind in _registered:
+        return True
+    return (issubclass(kind, tuple) and hasattr(kind, "_fields")) or dataclasses.is_dataclass(kind)
+
+
 def _ordered(tree: dict[Hashable, Any]) -> tuple[Hashable, ...]:
     try:
         return tuple(sorted(tree))  # type: ignore[type-var]

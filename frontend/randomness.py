@@ -1,0 +1,77 @@
+"""NumPy's global random numbers inside a trace: found by comparing the generator's state, then located by line.
+
+A number drawn while tracing would be a constant of the compiled program, drawn once. Generators that the user makes are
+their own affair: what they give during a trace are constants, as any other array of the closure is.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from ..ir.location import Location
+from .userline import is_internal, location_of
+
+State = dict[str, Any]
+_FRESH = 623  # the position of a Mersenne twister just seeded by the system, from which nothing was drawn
+
+
+def snapshot() -> State | None:
+    """The state of NumPy's global generator; None while `numpy.random` is not even loaded."""
+    module = sys.modules.get("numpy.random")
+    return None if module is None else module.get_state(legacy=False)
+
+
+def changed(before: State | None) -> bool:
+    """Whether the generator was used since `before`."""
+    now = snapshot()
+    if now is None:
+        return False
+    if before is None:
+        return bool(now["state"].get("pos", _FRESH) != _FRESH or now["has_gauss"])
+    return not _same(before, now)
+
+
+def _same(a: State, b: State) -> bool:
+    if a["bit_generator"] != b["bit_generator"] or a["has_gauss"] != b["has_gauss"] or a["gauss"] != b["gauss"]:
+        return False
+    keys = a["state"].keys() | b["state"].keys()
+    return all(_equal(a["state"].get(key), b["state"].get(key)) for key in sorted(keys))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    found = a == b
+    return bool(found if isinstance(found, bool) else found.all())
+
+
+def locate(run: Callable[[], object], before: State | None) -> Location | None:
+    """Run once more, watching each line of the user's program: the first one after which the state differs."""
+    module = sys.modules["numpy.random"]
+    if before is not None:
+        module.set_state(before)
+    start: State = module.get_state(legacy=False)
+    last: list[Location] = []
+    found: list[Location] = []
+
+    def watch(frame: FrameType, event: str, argument: Any) -> Any:
+        if is_internal(frame.f_code.co_filename) or frame.f_code.co_filename.startswith("<frozen"):
+            return None
+        if not found and last and not _same(start, module.get_state(legacy=False)):
+            found.append(last[0])
+        # After a return the caller's line goes on.
+        current = frame.f_back if event == "return" and frame.f_back is not None else frame
+        if not is_internal(current.f_code.co_filename):
+            last[:] = [location_of(current)]
+        return watch
+
+    previous = sys.gettrace()
+    sys.settrace(watch)
+    try:
+        run()
+    except Exception:  # the first run ended well; what this one says does not matter
+        pass
+    finally:
+        sys.settrace(previous)
+    return found[0] if found else None

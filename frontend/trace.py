@@ -1,0 +1,271 @@
+"""The traces that are running: what they share, where their operations come from, and how a trace becomes a closed graph.
+
+Traces nest: a transform traces an inner function while the outer one still runs. All traces of one outermost call share
+one count of operations, so a value made before the inner trace began is known by its number; what the inner function
+uses of these becomes a parameter of its graph, and is handed back as the list of outer values.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Sequence
+from contextvars import ContextVar, Token
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..ir import location as ir_location
+from ..ir.dims import DimName
+from ..ir.errors import TreadleError, TypeMismatch
+from ..ir.graph import Graph
+from ..ir.location import Location, Origin
+from ..ir.types import TensorType, TupleType
+from ..ir.value import Array, Constant, DimSize, Full, Get, Parameter, Value
+from .userline import location_of, user_frame, user_location
+
+Weak = Literal["int", "float", "complex"]
+
+
+@dataclass(frozen=True)
+class LeafSpec:
+    """One dynamic argument: an array, or a Python number (its kind is then weak in promotion), and its path for messages."""
+
+    kind: str
+    type: TensorType
+    path: str
+
+    @property
+    def weak(self) -> Weak | None:
+        return self.kind if self.kind in ("int", "float", "complex") else None  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Captured:
+    """An array reached by closure: its content became `constant`. `array` is the user's object while it lives."""
+
+    constant: Constant
+    label: str
+    location: Location | None
+    array: weakref.ReferenceType[Array]
+
+    @property
+    def bytes(self) -> int:
+        return int(self.constant.data.nbytes)
+
+    def changed(self) -> bool:
+        """Whether the user's array no longer holds what was captured."""
+        array = self.array()
+        return array is not None and not _same_bytes(array, self.constant.data)
+
+    def __str__(self) -> str:
+        where = f"  at {self.location}" if self.location is not None else ""
+        return f"{self.label}: {self.constant.tensor}, {self.bytes} bytes{where}"
+
+
+def _same_bytes(a: Array, b: Array) -> bool:
+    if a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    plain = np.ascontiguousarray(a).reshape(-1).view(np.uint8)
+    return bool(np.array_equal(plain, b.reshape(-1).view(np.uint8)))
+
+
+class Session:
+    """What an outermost trace shares with those inside it."""
+
+    __slots__ = ("captured", "constants", "sequence")
+
+    def __init__(self) -> None:
+        self.sequence = 0
+        self.constants: dict[int, tuple[Array, Constant]] = {}
+        self.captured: list[Captured] = []
+
+
+class Trace:
+    """One function being traced. `busy` while an operation is being built: what it builds is the user's one operation."""
+
+    __slots__ = ("busy", "live", "name", "params", "parent", "session", "start", "token")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.parent = current()
+        self.session = Session() if self.parent is None else self.parent.session
+        self.start = self.session.sequence
+        self.params: tuple[Parameter, ...] = ()
+        self.live = False
+        self.busy = False
+        self.token: Token[Trace | None] | None = None
+
+    def __enter__(self) -> Trace:
+        self.token = _current.set(self)
+        self.live = True
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.live = False
+        assert self.token is not None
+        _current.reset(self.token)
+
+    def constant(self, array: Array) -> Constant:
+        """The constant that holds the content of a concrete array: one per array, as long as its content stays the same."""
+        session = self.session
+        known = session.constants.get(id(array))
+        if known is not None and _same_bytes(array, known[1].data):
+            return known[1]
+        made = Constant(array.copy() if type(array) is np.ndarray else np.array(array))
+        session.constants[id(array)] = (array, made)
+        frame = user_frame()
+        where = None if frame is None else location_of(frame)
+        label = "array" if frame is None else _name_of(array, frame)
+        session.captured.append(Captured(made, label, where, weakref.ref(array)))
+        return made
+
+
+def _name_of(array: Array, frame: Any) -> str:
+    """The variable of the user's frame that holds the array."""
+    for scope in (frame.f_locals, frame.f_globals):
+        for name, value in scope.items():
+            if value is array:
+                return str(name)
+    return "array"
+
+
+_current: ContextVar[Trace | None] = ContextVar("trace", default=None)
+current = _current.get
+
+
+class operation:
+    """One operation of the user's: what is built inside carries their line and one number. Nested ones are part of it."""
+
+    __slots__ = ("token", "trace")
+
+    def __enter__(self) -> None:
+        trace = _current.get()
+        if trace is None or trace.busy:
+            self.trace = None
+            return
+        self.trace: Trace | None = trace
+        trace.busy = True
+        session = trace.session
+        session.sequence += 1
+        self.token = ir_location._current.set(Origin(user_location(), session.sequence))
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if self.trace is not None:
+            if isinstance(error, TreadleError) and error.location is None:
+                error.location = ir_location.current_origin().location
+            self.trace.busy = False
+            ir_location._current.reset(self.token)
+
+
+def here() -> Location | None:
+    """The user's line, for an error: that of the operation being built, else looked up."""
+    return ir_location.current_origin().location or user_location()
+
+
+def closed(
+    name: str,
+    params: Sequence[Parameter],
+    results: Sequence[Value],
+    trace: Trace,
+    dims: tuple[DimName, ...] = (),
+) -> tuple[Graph, tuple[Value, ...]]:
+    """The closed graph of `results`, and the values of outer traces it needs: they are its first parameters, in that order.
+
+    Inner is what depends on a parameter of this trace, or was made since it began; what only outer values decide is
+    taken from outside. Constants belong to nobody.
+    """
+    order = _order(results)
+    inner = {id(p) for p in params}
+    outside = _outer_parameters(trace.parent)
+    outer: dict[int, Value] = {}
+    for value in order:
+        if id(value) in inner:
+            continue
+        if isinstance(value, Parameter):
+            if id(value) not in outside:
+                raise leaked(value)
+            outer[id(value)] = value
+            continue
+        operands = value.operands
+        free = isinstance(value, Full | Constant | DimSize)
+        depends = any(id(operand) in inner and not _free(operand) for operand in operands)
+        part_of_outer = isinstance(value, Get) and id(value.x) in outer
+        if free or depends or (value.sequence > trace.start and not part_of_outer):
+            inner.add(id(value))
+        else:
+            outer[id(value)] = value
+    if not outer:
+        return Graph(name, tuple(params), tuple(results), dims), ()
+    wanted: dict[int, Value] = {}
+    for value in order:
+        if id(value) in inner:
+            for operand in value.operands:
+                if id(operand) in outer:
+                    wanted.setdefault(id(operand), operand)
+    for result in results:
+        if id(result) in outer:
+            wanted.setdefault(id(result), result)
+    captures = tuple(wanted.values())
+    memo: dict[int, Value] = {}
+    extra = []
+    for i, value in enumerate(captures):
+        label = value.label if isinstance(value, Parameter) else f"outer{i}"
+        with ir_location.at(value.origin):
+            extra.append(Parameter(label, value.tensor))
+        memo[id(value)] = extra[-1]
+    for value in order:
+        if id(value) in inner and id(value) not in memo:
+            if value.operands:
+                with ir_location.at(value.origin):
+                    memo[id(value)] = value.with_operands(tuple(memo[id(operand)] for operand in value.operands))
+            else:
+                memo[id(value)] = value
+    graph = Graph(name, (*extra, *params), tuple(memo[id(result)] for result in results), dims)
+    return graph, captures
+
+
+def _free(value: Value) -> bool:
+    return isinstance(value, Full | Constant | DimSize)
+
+
+def _order(results: Sequence[Value]) -> list[Value]:
+    """Everything the results reach, operands before readers."""
+    order: list[Value] = []
+    done: set[int] = set()
+    for root in results:
+        stack: list[tuple[Value, int]] = [(root, 0)]
+        while stack:
+            value, position = stack.pop()
+            if id(value) in done:
+                continue
+            operands = value.operands
+            while position < len(operands) and id(operands[position]) in done:
+                position += 1
+            if position < len(operands):
+                stack += [(value, position + 1), (operands[position], 0)]
+            else:
+                done.add(id(value))
+                order.append(value)
+    return order
+
+
+def _outer_parameters(trace: Trace | None) -> set[int]:
+    found: set[int] = set()
+    while trace is not None:
+        found.update(map(id, trace.params))
+        trace = trace.parent
+    return found
+
+
+def leaked(value: Value) -> TypeMismatch:
+    """A traced value is used although its trace has ended."""
+    kind = value.type
+    shown = kind if isinstance(kind, TensorType | TupleType) else "value"
+    made = f", made at {value.location}," if value.location is not None else ""
+    return TypeMismatch(
+        f"a traced {shown}{made} is used after its trace has ended",
+        code="TD0807",
+        location=value.location or here(),
+        edit="return it from the traced function instead of keeping it in a variable outside",
+    )
