@@ -21,7 +21,8 @@ Space = Literal["in", "out", "const", "arena"]
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Memory that holds one tensor, row-major: argument, result or constant number `index`, or `arena` at byte `offset`.
+    """Memory that holds one tensor, row-major: argument, result or constant number `index`, or `arena` at byte
+    `offset`.
 
     Inside a loop, `offset` may use the loop's variables (a stacked input or output is read one step at a time); for
     `in`, `out` and `const` it is a byte offset into that buffer.
@@ -78,7 +79,8 @@ class While:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """Run the branch whose number is in `selector` (an i32 or i64 scalar, or a bool: false is 0), clamped to the branches."""
+    """Run the branch whose number is in `selector` (an i32 or i64 scalar, or a bool: false is 0), clamped to the
+    branches."""
 
     selector: Slot
     branches: tuple[tuple[Statement, ...], ...]
@@ -89,7 +91,8 @@ Statement = Call | Copy | Loop | While | Switch
 
 @dataclass(frozen=True, slots=True)
 class KernelDef:
-    """What a kernel computes. `updates` pairs (result, parameter): that result is written over that operand's memory."""
+    """What a kernel computes. `updates` pairs (result, parameter): that result is written over that operand's
+    memory."""
 
     name: str
     graph: Graph
@@ -98,7 +101,8 @@ class KernelDef:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """An argument, result or constant of the program. `label` is its path in the user's arguments, or the constant's hash."""
+    """An argument, result or constant of the program. `label` is its path in the user's arguments, or the constant's
+    hash."""
 
     label: str
     type: TensorType
@@ -106,7 +110,8 @@ class Buffer:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """`low <= high` must hold for the sizes of a call, else `error`: what could not be proven when the graph was made."""
+    """`low <= high` must hold for the sizes of a call, else `error`: what could not be proven when the graph was
+    made."""
 
     low: Dim
     high: Dim
@@ -115,7 +120,8 @@ class Promise:
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """`arena_bytes` and `lower_bound` are bytes at the given dims; `lower_bound` is the largest sum of bytes live at once.
+    """`arena_bytes` and `lower_bound` are bytes at the given dims; `lower_bound` is the largest sum of bytes live at
+    once.
 
     `donated` pairs (result, argument): that result is written into that argument's buffer.
     `constants[i]` is described here; its data travels beside the program, in `Bundle`.

@@ -1,13 +1,12 @@
 """Choose the groups: which ops run together as one kernel.
 
 Values are taken in reverse order. A value joins the group of its readers when all of them are in one group and the kind
-of that group has a place for it; else it begins a group of its own. A value all of whose readers are in one group cannot
-close a cycle by joining it, so none is ever looked for. Cheap maps with several readers are copied into each of them;
-leaves (fills, sizes, iotas, small constants) always are. What may share a kernel follows from the ops' structures: maps;
-reductions with maps before them, and after them over what is left or back over the same rows; one contraction with maps
-after it. Afterwards siblings that read the same large operand over the same space are joined. Control flow stays, and is
-fused inside its bodies.
-"""
+of that group has a place for it; else it begins a group of its own. A value all of whose readers are in one group
+cannot close a cycle by joining it, so none is ever looked for. Cheap maps with several readers are copied into each
+of them; leaves (fills, sizes, iotas, small constants) always are. What may share a kernel follows from the ops'
+structures: maps; reductions with maps before them, and after them over what is left or back over the same rows; one
+contraction with maps after it. Afterwards siblings that read the same large operand over the same space are joined.
+Control flow stays, and is fused inside its bodies. """
 
 from __future__ import annotations
 
@@ -206,9 +205,7 @@ class _Fuser:
             feeds = any(kind_of(r) == "reduction" for r in readers)
             if feeds and value.shape != home.full:
                 return False
-        if self.recomputed(value, home):
-            return False
-        return True
+        return not self.recomputed(value, home)
 
     def recomputed(self, value: Value, home: Cluster) -> bool:
         """Whether a dear value would be computed once per element of a larger space than its own."""

@@ -1,0 +1,244 @@
+"""Places in one arena: offsets for pieces of memory that are live for a while, such that none that are live at once
+overlap.
+
+Known sizes go by greedy rules (the largest first, or the moments with the most live bytes first, into the tightest
+gap or the first one), and the plan with the lowest top is kept; the least any plan can need, the largest sum of bytes
+live at once, is known, so the search ends where it is met. See Pisarchyk and Lee, "Efficient Memory Management for
+Deep Neural Net Inference", arXiv 2001.03288. Sizes over names share a place where the order of the ends can be proven
+for all values of the names; elsewhere they stand above everything that is live with them. This knows nothing of
+graphs. """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeAlias
+
+import numpy as np
+
+from ..ir.dims import NOTHING, Dim, Known, apply, ceildiv, known_le, names
+from ..ir.dims import evaluate as evaluate_dim
+
+ALIGNMENT = 64
+LARGE = 4096  # records beyond which only two of the four rules are tried
+
+Record: TypeAlias = tuple[Dim, int, int]  # bytes, first moment, last moment; both moments included
+
+
+def align(size: Dim) -> Dim:
+    """`size` rounded up to whole cache lines."""
+    return ceildiv(size, ALIGNMENT) * ALIGNMENT
+
+
+def lower_bound(records: Sequence[Record], known: Known = NOTHING) -> Dim:
+    """The largest sum of bytes live at one moment: what no plan can be below."""
+    begins: dict[int, list[Dim]] = {}
+    ends: dict[int, list[Dim]] = {}
+    for size, first, last in records:
+        begins.setdefault(first, []).append(size)
+        ends.setdefault(last + 1, []).append(size)
+    live: Dim = 0
+    peaks: list[Dim] = [0]
+    rising = False
+    for moment in sorted({**begins, **ends}):
+        if moment in ends and rising:
+            peaks.append(live)
+            rising = False
+        for size in ends.get(moment, ()):
+            live = live - size
+        for size in begins.get(moment, ()):
+            live, rising = live + size, True
+    return greatest(peaks, known)
+
+
+def peak(records: Sequence[tuple[int, int, int]]) -> int:
+    """`lower_bound` of known sizes."""
+    found = lower_bound(records)
+    assert type(found) is int
+    return found
+
+
+def greatest(sizes: Sequence[Dim], known: Known = NOTHING, most: int = 6) -> Dim:
+    """The greatest of sizes. Of those whose order is not known at most `most` are compared: the greatest at large
+    sizes, which is a bound from below where there are more."""
+    if all(type(size) is int for size in sizes):
+        return max(size for size in sizes if type(size) is int)
+    large = samples(sizes, known)[-1]
+    ordered = sorted(dict.fromkeys(sizes), key=lambda size: -evaluate_dim(size, large))
+    kept: list[Dim] = []
+    for size in ordered:
+        if len(kept) < most and not any(known_le(size, other, known) for other in kept):
+            kept.append(size)
+    return apply("max", kept)
+
+
+def samples(sizes: Sequence[Dim], known: Known) -> tuple[dict[str, int], dict[str, int]]:
+    """Two values for every name, small and large, each within its promise: where two sizes are compared at first."""
+    small: dict[str, int] = {}
+    large: dict[str, int] = {}
+    for name in sorted({name for size in sizes for name in names(size)}):
+        promise = known.get(name)
+        low, step, high = (promise.least, promise.multiple_of, promise.high) if promise else (0, 1, None)
+        small[name] = low
+        more = low + max(96 // step, 1) * step
+        large[name] = more if high is None else min(more, high - high % step)
+    return small, large
+
+
+def plan(records: Sequence[Record], known: Known = NOTHING) -> list[Dim]:
+    """An offset for every record, in the order given. Sizes are used as they are: align them before."""
+    if any(type(size) is not int for size, _, _ in records):
+        return _Provable(records, known).offsets()
+    sized = [(size, first, last) for size, first, last in records if type(size) is int]
+    bound = peak(sized)
+    best: list[int] = []
+    least = -1
+    orders: tuple[Callable[[Sequence[tuple[int, int, int]]], list[int]], ...] = (by_size, by_breadth)
+    for tight in (True,) if len(sized) > LARGE else (True, False):
+        for order in orders:
+            offsets = place(sized, order(sized), tight=tight)
+            top = height(sized, offsets)
+            if least < 0 or top < least:
+                best, least = offsets, top
+            if least == bound:
+                return list(best)
+    return list(best)
+
+
+def height(records: Sequence[tuple[int, int, int]], offsets: Sequence[int]) -> int:
+    """Where the topmost record ends."""
+    return max((offset + size for (size, _, _), offset in zip(records, offsets, strict=True)), default=0)
+
+
+def by_size(records: Sequence[tuple[int, int, int]]) -> list[int]:
+    """The largest first; of equal ones the one that lives longest."""
+    return sorted(range(len(records)), key=lambda i: (-records[i][0], records[i][1] - records[i][2], records[i][1], i))
+
+
+def by_breadth(records: Sequence[tuple[int, int, int]]) -> list[int]:
+    """The records live at the moments with the most live bytes first; at one moment, the largest first."""
+    if not records:
+        return []
+    moments = sorted({first for _, first, _ in records})
+    number = {moment: i for i, moment in enumerate(moments)}
+    first = np.array([number[record[1]] for record in records])
+    # A record is live at the beginnings up to its last moment.
+    last = np.searchsorted(np.array(moments), np.array([record[2] for record in records]), side="right") - 1
+    change = np.zeros(len(moments) + 1, np.int64)
+    sizes = np.array([record[0] for record in records], np.int64)
+    np.add.at(change, first, sizes)
+    np.add.at(change, last + 1, -sizes)
+    breadth = np.cumsum(change)[:-1]
+    rank = np.empty(len(moments), np.int64)
+    rank[np.lexsort((np.arange(len(moments)), -breadth))] = np.arange(len(moments))
+    # The broadest moment at which each record lives: a sparse table of minima over ranges of ranks.
+    table = [rank]
+    while 2 * (width := 1 << (len(table) - 1)) <= len(moments):
+        table.append(np.minimum(table[-1][:-width], table[-1][width:]))
+    best = []
+    for low, high in zip(first.tolist(), last.tolist(), strict=True):
+        level = (high - low + 1).bit_length() - 1
+        best.append(int(min(table[level][low], table[level][high + 1 - (1 << level)])))
+    return sorted(range(len(records)), key=lambda i: (best[i], -records[i][0], records[i][1], i))
+
+
+def place(records: Sequence[tuple[int, int, int]], order: Sequence[int], *, tight: bool) -> list[int]:
+    """Offsets of records placed in this order: in the smallest gap that holds one, or in the first (not `tight`)."""
+    count = len(records)
+    firsts, lasts = np.empty(count, np.int64), np.empty(count, np.int64)
+    lows, highs = np.empty(count, np.int64), np.empty(count, np.int64)
+    offsets = [0] * count
+    for done, i in enumerate(order):
+        size, first, last = records[i]
+        busy = np.flatnonzero((firsts[:done] <= last) & (lasts[:done] >= first))
+        at, gap = 0, -1
+        found = -1
+        if len(busy):
+            low = lows[busy]
+            ordered = np.argsort(low, kind="stable")
+            for start, end in zip(low[ordered].tolist(), highs[busy][ordered].tolist(), strict=True):
+                if start - at >= size and (found < 0 or start - at < gap):
+                    found, gap = at, start - at
+                    if not tight:
+                        break
+                at = max(at, end)
+        offsets[i] = at if found < 0 else found
+        firsts[done], lasts[done] = first, last
+        lows[done], highs[done] = offsets[i], offsets[i] + size
+    return offsets
+
+
+class _Provable:
+    """A plan for sizes over names. What is tried is chosen by two sample values of the names, what is kept is
+    proven."""
+
+    TRIES = 6  # proofs begun for one record before it goes on top
+
+    def __init__(self, records: Sequence[Record], known: Known) -> None:
+        self.records = records
+        self.known = known
+        self.samples = samples([size for size, _, _ in records], known)
+        self.proven: dict[tuple[Dim, Dim], bool] = {}
+
+    def at_most(self, a: Dim, b: Dim) -> bool:
+        if type(a) is int and type(b) is int:
+            return a <= b
+        found = self.proven.get((a, b))
+        if found is None:
+            found = self.proven[a, b] = known_le(a, b, self.known)
+        return found
+
+    def offsets(self) -> list[Dim]:
+        small, large = self.samples
+        weight = [(evaluate_dim(size, large), evaluate_dim(size, small)) for size, _, _ in self.records]
+        order = sorted(range(len(self.records)), key=lambda i: ((-weight[i][0], -weight[i][1]), self.records[i][1], i))
+        found: list[Dim] = [0] * len(self.records)
+        placed: list[tuple[int, int, Dim, Dim]] = []
+        for i in order:
+            size, first, last = self.records[i]
+            busy = [(low, high) for begin, end, low, high in placed if begin <= last and end >= first]
+            found[i] = self.gap(size, busy)
+            placed.append((first, last, found[i], found[i] + size))
+        return found
+
+    def gap(self, size: Dim, busy: Sequence[tuple[Dim, Dim]]) -> Dim:
+        """The lowest place, at large sizes, that is free for all sizes."""
+        if not busy:
+            return 0
+        ends: list[Dim] = list(dict.fromkeys([0, *(high for _, high in busy)]))
+        rows = [self.numbers(sample, size, busy, ends) for sample in self.samples]
+        ends_at_large = rows[-1][3]
+        tries = 0
+        for e in sorted(range(len(ends)), key=lambda e: ends_at_large[e]):
+            # At the samples first, which is quick.
+            if not all(
+                all(tops[e] + width <= low or high <= tops[e] for low, high in zip(lows, highs, strict=True))
+                for width, lows, highs, tops in rows
+            ):
+                continue
+            at = ends[e]
+            if all(self.at_most(high, at) or self.at_most(at + size, low) for low, high in busy):
+                return at
+            tries += 1
+            if tries == self.TRIES:
+                break
+        above: list[Dim] = []
+        for end in ends:
+            if not any(self.at_most(end, other) for other in above):
+                above = [*(other for other in above if not self.at_most(other, end)), end]
+        return apply("max", above)
+
+    def numbers(
+        self, sample: Mapping[str, int], size: Dim, busy: Sequence[tuple[Dim, Dim]], ends: Sequence[Dim]
+    ) -> tuple[int, list[int], list[int], list[int]]:
+        return (
+            evaluate_dim(size, sample),
+            [evaluate_dim(low, sample) for low, _ in busy],
+            [evaluate_dim(high, sample) for _, high in busy],
+            [evaluate_dim(end, sample) for end in ends],
+        )
+
+
+def top(records: Sequence[Record], offsets: Sequence[Dim], known: Known = NOTHING) -> Dim:
+    """The bytes of the arena: where the topmost record ends, for all values of the names."""
+    ends = [offset + size for (size, _, _), offset in zip(records, offsets, strict=True)]
+    return greatest(ends, known, most=len(ends)) if ends else 0
