@@ -138,20 +138,25 @@ class Nest:
                 var = self.fresh("l")
                 trip = self.pick(2, N % 3)
                 more = Binary("add", Load("y", (i, j), self.dtype), self.value(self.dtype, i, j, 1))
-                inside = Store("y", (i, j), more)
                 kind = self.pick("serial", "unrolled") if trip == 2 else "serial"
-                stmts.append(For(var, 0, trip, 1, kind, (inside,)))  # type: ignore[arg-type]
+                stmts.append(For(var, 0, trip, 1, kind, (Store("y", (i, j), more),)))  # type: ignore[arg-type]
             case _:
                 # A sum in a register over a row, then stored.
                 name, var = self.fresh("s"), self.fresh("l")
                 place = (symbol(vector_var),) if vector and (vector_var := self.vector_var) else ()
                 shape = (self.lanes,) if place else ()
                 old = Load(name, place, self.dtype)
-                step = Binary("add", old, Load("x", (i, symbol(var)), self.dtype))
+                step = Store(name, place, Binary("add", old, Load("x", (i, symbol(var)), self.dtype)))
+                inside: Stmt = step
+                if self.draw(st.booleans()):
+                    other = Store(name, place, Binary("sub", old, self.value(self.dtype, i, j, 1)))
+                    sides = ((step,), (other,) if self.draw(st.booleans()) else ())
+                    even = Binary("eq", Index(symbol(var) % 2), Const(0, i64))
+                    inside = If(self.pick(even, self.condition(i, j, 1)), *sides)  # type: ignore[arg-type]
                 stmts += [
                     Alloc(name, self.dtype, shape, "registers"),
                     Store(name, place, self.number(self.dtype)),
-                    For(var, 0, M, 1, "serial", (Store(name, place, step),)),
+                    For(var, 0, M, 1, "serial", (inside,)),
                     Store("y", (i, j), old),
                 ]
         self.names = known
