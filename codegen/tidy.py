@@ -47,10 +47,13 @@ HALVES: Final = (f16, bf16)
 _FUSED: Final = (f32, f64)
 
 
-def numerics(block: Block, target: Target) -> Block:
-    """Both rewrites of numerics. Without a multiply-add in hardware none is placed: it would be a subroutine."""
-    block = widened(block)
-    return placed_fma(block) if target.has("fma") else block
+def numerics(target: Target, *blocks: Block) -> tuple[Block, ...]:
+    """Both rewrites of numerics, of blocks that may read each other's lets if they are given in order. Without a
+    multiply-add in hardware none is placed: it would be a subroutine."""
+    if any(expr.dtype in HALVES for block in blocks for expr in all_exprs(block)):
+        widening = _Widening()
+        blocks = tuple([widening.block(block) for block in blocks])
+    return tuple([placed_fma(block) for block in blocks]) if target.has("fma") else blocks
 
 
 # --- multiply-add -----------------------------------------------------------------------------------------------------
@@ -101,8 +104,6 @@ _WIDE: Final = frozenset(
 
 def widened(block: Block) -> Block:
     """Half floats as f32 from a load to a store. A conversion that the program asks for still rounds."""
-    if not any(expr.dtype in HALVES for expr in all_exprs(block)):
-        return block
     return _Widening().block(block)
 
 

@@ -12,16 +12,14 @@ nothing later; otherwise the kernel is refused (TD0433), never wrong.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from ...ir.dims import Dim, known_le, linear, minimum, product, symbol
-from ...ir.dims import substitute as substitute_dim
 from ...ir.errors import Unsupported
 from ...ir.graph import Graph
-from ...ir.loops.affine import depends
-from ...ir.loops.build import all_exprs, positions, rebuild, stored, walk
+from ...ir.loops.affine import NO_LOOPS, Ranges, depends
+from ...ir.loops.build import all_exprs, stored
 from ...ir.loops.nodes import For, Kernel, Load, Param, Stmt, Store
 from ...ir.ops.families import Composite, Contraction, Control, Movement, Reduction
 from ...ir.ops.movement import Concatenate, Iota
@@ -31,25 +29,15 @@ from ...ir.types import Shape, TupleType
 from ...ir.value import After, Constant, DimSize, Elementwise, Full, Get, Value
 from .. import simd, threads
 from ..lower import rules
-from ..lower.compose import MOST_TABLE_BYTES, Bound, Composer, Lanes, Source
+from ..lower.compose import MOST_TABLE_BYTES, Bound, Composer, Lanes, Position, Source
+from ..schedule import Axis, merged
 from ..tidy import numerics
 
 Block: TypeAlias = tuple[Stmt, ...]
+# Appends to a composer what is done at one position of a space.
+Write: TypeAlias = Callable[[Composer, Position], None]
 LETTERS: Final = "ijklmn"
 MOST_PARTS: Final = 27  # of a space cut at its paddings
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """One axis of an iteration space: a variable that runs from start to stop."""
-
-    var: str
-    start: Dim
-    stop: Dim
-
-    @property
-    def extent(self) -> Dim:
-        return self.stop - self.start
 
 
 def takes(graph: Graph, target: Target) -> bool:
@@ -77,27 +65,39 @@ def elementwise(definition: KernelDef, target: Target) -> Kernel:
     spaces: dict[Shape, list[tuple[Value, Param]]] = {}
     for value, out in zip(source.graph.results, source.outs):
         spaces.setdefault(value.shape, []).append((value, out))
-    blocks = [space(source, shape, results, target) for shape, results in spaces.items()]
+    blocks = [space(source, shape, stores(shape, results), target) for shape, results in spaces.items()]
     refuse_hazards(source, blocks)
     body = tuple(itertools.chain.from_iterable(blocks))
     return Kernel(definition.name, tuple(source.params), source.dims, body, tuple(source.tables.values()))
 
 
-def space(source: Source, shape: Shape, results: Sequence[tuple[Value, Param]], target: Target) -> Block:
-    """The nests of the results of one shape."""
+def stores(shape: Shape, results: Sequence[tuple[Value, Param]]) -> Write:
+    """Each result of that shape to its buffer."""
+
+    def write(composer: Composer, position: Position) -> None:
+        values = [(out, composer.at(value, position)) for value, out in results]
+        at = composer.offset(position, shape)
+        composer.out.extend([Store(out.name, (at,), value) for out, value in values])
+
+    return write
+
+
+def space(source: Source, shape: Shape, write: Write, target: Target, around: Ranges = NO_LOOPS) -> Block:
+    """The nests over a space, `write` composing what is done at one position of it. `around` are the loops in which it
+    stands."""
     if any(extent == 0 for extent in shape):
         return ()
     axes = [
         Axis(source.names.fresh(LETTERS[i % len(LETTERS)]), 0, extent) for i, extent in enumerate(shape) if extent != 1
     ]
-    composer = written(source, shape, axes, results)
+    composer = written(source, shape, axes, write, around)
     if not composer.undecided and not composer.has_variables:
         return nest(composer, axes, target)
     body: list[Stmt] = []
     for part in parts(axes, tuple(composer.undecided), source):
-        composer = written(source, shape, part, results)
+        composer = written(source, shape, part, write, around)
         if composer.has_variables:
-            body.extend(guarded(source, shape, part, results, target))
+            body.extend(guarded(source, shape, part, write, target, around))
         else:
             body.extend(nest(composer, part, target))
     return tuple(body)
@@ -107,12 +107,13 @@ def written(
     source: Source,
     shape: Shape,
     axes: Sequence[Axis],
-    results: Sequence[tuple[Value, Param]],
+    write: Write,
+    around: Ranges,
     lanes: Lanes | None = None,
 ) -> Composer:
-    """All results at one position of the space, composed and stored. With `lanes`, the innermost axis is the position
-    of the first lane."""
-    ranges: dict[str, tuple[Dim, Dim]] = {axis.var: (axis.start, axis.stop) for axis in axes}
+    """What is done at one position of the space, composed. With `lanes`, the innermost axis is the position of the
+    first lane."""
+    ranges: dict[str, tuple[Dim, Dim]] = {**around, **{axis.var: (axis.start, axis.stop) for axis in axes}}
     places = [symbol(axis.var) for axis in axes]
     if lanes is not None:
         inner = axes[-1]
@@ -121,9 +122,7 @@ def written(
     left = iter(places)
     position = tuple([0 if extent == 1 else next(left) for extent in shape])
     composer = Composer(source, ranges=ranges, lanes=lanes, rules=rules())
-    stores = [(out, composer.at(value, position)) for value, out in results]
-    at = composer.offset(position, shape)
-    composer.out.extend([Store(out.name, (at,), value) for out, value in stores])
+    write(composer, position)
     return composer
 
 
@@ -179,8 +178,8 @@ def in_order(ends: Sequence[Dim], axis: Axis, source: Source) -> list[Dim]:
 def nest(composer: Composer, axes: Sequence[Axis], target: Target) -> Block:
     """The composed body in loops: joined, vectorized, divided among threads."""
     source = composer.source
-    body: Block = numerics(tuple(composer.out), target)
-    axes, body = merged(axes, body)
+    (body,) = numerics(target, tuple(composer.out))
+    axes, (body,) = merged(axes, (body,))
     if not axes:
         return body
     dtypes = simd.dtypes_in(body)
@@ -208,16 +207,16 @@ def nest(composer: Composer, axes: Sequence[Axis], target: Target) -> Block:
 
 
 def guarded(
-    source: Source, shape: Shape, axes: Sequence[Axis], results: Sequence[tuple[Value, Param]], target: Target
+    source: Source, shape: Shape, axes: Sequence[Axis], write: Write, target: Target, around: Ranges
 ) -> Block:
     """A nest in which some loads depend on where they fall: every vector counts its lanes from 0, by which the loaded
     values are kept, and the loads are under a mask."""
     if not axes:
-        return numerics(tuple(written(source, shape, axes, results).out), target)
+        return numerics(target, tuple(written(source, shape, axes, write, around).out))[0]
     count = simd.lanes_of([value.dtype for value in source.graph.order if not isinstance(value.type, TupleType)])
     lanes = Lanes(source.names.fresh("l"), count)
-    composer = written(source, shape, axes, results, lanes)
-    body = numerics(tuple(composer.out), target)
+    composer = written(source, shape, axes, write, around, lanes)
+    (body,) = numerics(target, tuple(composer.out))
     *outer, inner = axes
     vector = For(lanes.var, 0, minimum(count, inner.stop - symbol(inner.var)), 1, "vector", body, count)
     block: Block = (For(inner.var, inner.start, inner.stop, count, "serial", (*composer.header, vector)),)
@@ -229,58 +228,6 @@ def guarded(
     row = simd.weigh(body).total * below if type(below) is int else threads.GRAIN
     rows = For(outer[0].var, outer[0].start, outer[0].stop, 1, "serial", block)
     return (threads.divided(rows, row, source.names),)
-
-
-def merged(axes: Sequence[Axis], body: Block) -> tuple[list[Axis], Block]:
-    """Neighbouring axes joined where every access goes on from the end of the inner one to the next of the outer.
-
-    for i in range(m):            ->   for j in range(m*n):
-      for j in range(n):                 y[j] = x[j]
-        y[n*i + j] = x[n*i + j]
-    """
-    axes = list(axes)
-    if len(axes) < 2:
-        return axes, body
-    offsets: dict[Dim, None] = {}
-    for stmt in walk(body):
-        offsets.update(dict.fromkeys(positions(stmt)))
-    others: dict[Dim, None] = {}
-    for expr in all_exprs(body):
-        (offsets if type(expr) is Load else others).update(dict.fromkeys(positions(expr)))
-    moves = dict.fromkeys(offsets)
-    place = len(axes) - 1
-    gone: dict[str, Dim] = {}
-    while place > 0:
-        outer, inner = axes[place - 1], axes[place]
-        # The inner axis must be whole, or a row would not end where the next begins.
-        if inner.start == 0 and all(_runs_on(dim, outer.var, inner) for dim in moves) and not any(
-            depends(dim, outer.var) or depends(dim, inner.var) for dim in others
-        ):
-            axes[place - 1 : place + 1] = [Axis(inner.var, outer.start * inner.stop, outer.stop * inner.stop)]
-            gone[outer.var] = 0
-            moves = dict.fromkeys([substitute_dim(dim, {outer.var: 0}) for dim in moves])
-        place -= 1
-    if not gone:
-        return axes, body
-    cache: dict[Dim, Dim] = {}
-
-    def moved(dim: Dim) -> Dim:
-        if type(dim) is int:
-            return dim
-        found = cache.get(dim)
-        if found is None:
-            found = cache[dim] = substitute_dim(dim, gone)
-        return found
-
-    return axes, rebuild(body, dim=moved)
-
-
-def _runs_on(dim: Dim, outer: str, inner: Axis) -> bool:
-    """Whether one step of the outer axis moves the access as far as all steps of the inner one."""
-    along_outer, along_inner = linear(dim, outer), linear(dim, inner.var)
-    if along_outer is None or along_inner is None:
-        return False
-    return along_outer[0] == along_inner[0] * inner.stop
 
 
 # --- overwriting operands ---------------------------------------------------------------------------------------------
@@ -301,12 +248,16 @@ def refuse_hazards(source: Source, spaces: Sequence[Block]) -> None:
                 if type(expr) is Load and expr.buffer in updated:
                     elsewhere = expr.buffer in stores and at.get(expr.buffer) != expr.index
                     if expr.buffer in overwritten or elsewhere:
-                        raise Unsupported(
-                            f"{source.definition.name}: {expr.buffer} would be read after it was overwritten",
-                            code="TD0433",
-                            edit="leave that update out: the result then has a buffer of its own",
-                        )
+                        raise hazard(source, source.param(expr.buffer))
         overwritten |= stores
+
+
+def hazard(source: Source, operand: Param) -> Unsupported:
+    return Unsupported(
+        f"{source.definition.name}: {operand.name} would be read after it was overwritten",
+        code="TD0433",
+        edit="leave that update out: the result then has a buffer of its own",
+    )
 
 
 def _straight(block: Block) -> Iterator[Block]:

@@ -22,7 +22,7 @@ import numpy as np
 from ...ir.dims import Dim, DimName, SymbolicDim, exact_div, floordiv, symbol
 from ...ir.dims import mod as dim_mod
 from ...ir.dims import substitute as substitute_dim
-from ...ir.errors import Unsupported
+from ...ir.errors import CheckFailed, Unsupported
 from ...ir.graph import Graph
 from ...ir.loops.affine import NO_LOOPS, Ranges, linearize, simplify, within
 from ...ir.loops.build import Names, lit, substitute_expr
@@ -67,7 +67,8 @@ Guard: TypeAlias = tuple[Bound, ...]
 Demand: TypeAlias = tuple[Value, Position, Guard]
 Steps: TypeAlias = Generator[Demand, Expr, Expr]
 Rule: TypeAlias = Callable[[Any, Position, Guard, "Composer"], Steps]
-Leaf: TypeAlias = Callable[[Position, Guard], Expr]
+# What is known about a value at a position; None where this leaf does not know.
+Leaf: TypeAlias = Callable[[Position, Guard], Expr | None]
 
 # A constant of up to so many bytes becomes a table inside the kernel's code; a larger one is an operand.
 MOST_TABLE_BYTES: Final = 64 << 10
@@ -87,9 +88,11 @@ class Source:
         self.definition = definition
         self.graph = graph
         self.known: dict[str, DimName] = {dim.name: dim for dim in graph.dims}
-        # A closed body may leave the sizes undeclared that its parameters' types mention.
-        mentioned = [name for given in graph.params for name in given.given.names()]
-        self.dims = tuple(dict.fromkeys((*[dim.name for dim in graph.dims], *mentioned)))
+        self.dims = tuple([dim.name for dim in graph.dims])
+        for given in graph.params:
+            for name in given.given.names():
+                if name not in self.known:
+                    raise CheckFailed(f"{definition.name}: the size {name} is not declared", code="TD0436")
         self.names = Names(self.dims)
         updates = dict(definition.updates)
         updated = {param: result for result, param in definition.updates}
@@ -115,6 +118,9 @@ class Source:
             for operand in value.operands:
                 self.readers[id(operand)] = self.readers.get(id(operand), 0) + 1
         self.sites = {id(value): number for number, value in enumerate(failing(graph), 1)}
+
+    def param(self, name: str) -> Param:
+        return next(param for param in self.params if param.name == name)
 
     def table(self, constant: Constant) -> Table:
         """The constant as numbers inside the code."""
@@ -218,8 +224,9 @@ class Composer:
 
     def steps(self, value: Value, position: Position, guard: Guard) -> Steps:
         leaf = self.leaves.get(id(value))
-        if leaf is not None:
-            return _done(leaf(position, guard))
+        known = None if leaf is None else leaf(position, guard)
+        if known is not None:
+            return _done(known)
         kind = type(value)
         for cls, rule in self.rules.items():
             if issubclass(kind, cls):
@@ -421,7 +428,7 @@ def _plain(body: Expr, operands: list[Expr]) -> bool:
 
 
 def _integer_power(op: Pow, position: Position, guard: Guard, cx: Composer) -> Steps:
-    """Square and multiply, a bit of the exponent at a time until none is left. What fails counts as an exponent of 0."""
+    """Square and multiply, a bit of the exponent at a time until none is left. What fails has an exponent of 0."""
     x = cx.bind((yield (op.x, position, guard)))
     y = cx.bind((yield (op.y, position, guard)))
     one, none = Const(1, op.dtype), Const(0, op.dtype)

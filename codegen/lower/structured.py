@@ -16,8 +16,8 @@ from ...ir.dtypes import DType
 from ...ir.errors import Unsupported
 from ...ir.graph import Graph
 from ...ir.loops.affine import NO_LOOPS, Ranges, linearize
-from ...ir.loops.build import substitute_expr
-from ...ir.loops.nodes import Alloc, Expr, For, Kernel, Load, Param, Stmt, Store
+from ...ir.loops.build import substitute_expr, walk_expr
+from ...ir.loops.nodes import Alloc, Expr, For, Kernel, Load, Param, Stmt, Store, Var
 from ...ir.program import KernelDef
 from ...ir.structure import Axis, Monoid, Structure
 from ...ir.types import Shape, TupleType
@@ -26,6 +26,7 @@ from .compose import NO_RULES, Composer, Guard, Leaf, Position, Rule, Source, re
 
 Block: TypeAlias = tuple[Stmt, ...]
 _LETTERS: Final = "ijklmn"
+_ONCE: Final = ("sum", "prod", "max", "min", "any", "all")  # monoids whose step reads its element once
 
 
 @dataclass(frozen=True)
@@ -167,9 +168,14 @@ def _position(axis: Axis, name: str) -> Dim:
 def composed(composer: Composer, op: Value, structure: Structure, at: Mapping[str, Dim]) -> tuple[Expr, ...]:
     """The body of a structure whose axes stand at the given positions: what its monoid takes as an element."""
     values: dict[str, Dim | Expr] = dict(at)
+    simple = structure.combine is None or structure.combine.name in _ONCE
+    used = [x.name for x in walk_expr(*structure.body) if isinstance(x, Var)]
     for number, read in enumerate(structure.reads):
-        steps = read_steps(op.operands[read.operand], read, at, (), composer)
-        values[f"r{number}"] = composer.bind(composer.run(steps))
+        name = f"r{number}"
+        element = composer.run(read_steps(op.operands[read.operand], read, at, (), composer))
+        # A product that is added once is left in place, where it becomes part of a multiply-add.
+        once = simple and used.count(name) == 1 and structure.fault is None
+        values[name] = element if once else composer.bind(element)
     if structure.fault is not None:
         composer.fail(op, substitute_expr(structure.fault, values), ())
     return tuple([substitute_expr(x, values) for x in structure.body])

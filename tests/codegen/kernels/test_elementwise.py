@@ -76,9 +76,8 @@ def test_movement(name: str) -> None:
 
 # Padding with sizes known at run time is cut into parts whose bounds are symbolic.
 def test_cut_at_symbolic_sizes() -> None:
-    check(
-        graph_of([tensor("B", "N")], lambda x: Pad(x, Full(1.5, tensor()), (1, 2), (3, 4), (0, 0))), sizes={"B": 3, "N": 40}
-    )
+    padded = graph_of([tensor("B", "N")], lambda x: Pad(x, Full(1.5, tensor()), (1, 2), (3, 4), (0, 0)))
+    check(padded, sizes={"B": 3, "N": 40})
     check(graph_of([tensor("A", 9), tensor("B", 9)], lambda x, y: Concatenate((x, y), 0)), sizes={"A": 4, "B": 7})
 
 

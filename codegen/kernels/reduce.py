@@ -1,0 +1,221 @@
+"""Reductions in registers: states, steps, blocks and trees, in one order on every target.
+
+The order of a sum over n elements is fixed by n alone. Lanes: element e of a row goes to lane e mod 16 (f32; 8 for
+f64) of one of a few vectors in turn. Chains: each lane adds at most 128 elements one after the other. Trees: the
+vectors of a block are joined pairwise, blocks are joined pairwise as they come (the number of blocks so far, in binary,
+says which partial sums are waiting), and last the lanes, halves onto halves. So no element takes part in more than 127
++ ceil(log2(n / 128)) rounded additions, which is the error bound that is promised:
+
+    |error| <= (ceil(log2(n / 128)) + 128) u sum |x|
+
+Maxima, bitwise operations and integer sums do not round, so they run as one chain per lane.
+
+A monoid's `merge` joins neighbouring ranges, while lanes interleave. That is the same for all but the positions of
+extremes: these compare positions where values are equal (`merged`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from ...ir.dims import Dim, symbol
+from ...ir.dtypes import i64
+from ...ir.loops.build import Names, and_, eq, ge, lt, ne, not_, or_, shr
+from ...ir.loops.nodes import Alloc, Binary, Const, Expr, For, If, Index, Let, Load, Select, Stmt, Store, Var, While
+from ...ir.structure import Monoid, State, Structure
+from ...ir.value import Value
+
+Block: TypeAlias = tuple[Stmt, ...]
+
+CHAIN: Final = 128  # elements that a lane adds one after the other
+BLOCK_STEPS: Final = 64  # rounds of the main loop in a block; the rest of a block adds a few more per lane
+MOST_LEVELS: Final = 40  # partial sums waiting: enough for 2**40 blocks
+_EXACT: Final = ("max", "min", "any", "all", "argmax", "argmin")
+
+
+def is_exact(monoid: Monoid) -> bool:
+    """Whether the order of combination cannot be seen in the result."""
+    return monoid.name in _EXACT or all(not dtype.is_float and dtype.kind != "complex" for dtype in monoid.dtypes)
+
+
+def merged(monoid: Monoid, a: State, b: State) -> State:
+    """Two states of disjoint sets of elements joined; neither needs to lie before the other."""
+    if monoid.name not in ("argmax", "argmin"):
+        return monoid.merge(a, b)
+    better = Binary("gt" if monoid.name == "argmax" else "lt", b[0], a[0])
+    level: Expr = eq(a[0], b[0])
+    takes: Expr = better
+    if a[0].dtype.is_float:
+        wrong, fresh = ne(a[0], a[0]), ne(b[0], b[0])
+        level = or_(level, and_(wrong, fresh))
+        takes = or_(takes, and_(fresh, not_(wrong)))
+    takes = or_(takes, and_(level, lt(b[1], a[1])))
+    # A position of -1 is that of no element yet.
+    takes = and_(or_(takes, lt(a[1], 0)), ge(b[1], 0))
+    return (Select(takes, b[0], a[0]), Select(takes, b[1], a[1]))
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The state of one reduction in `vectors` registers of `lanes` lanes, one array per part of the state."""
+
+    op: Value
+    structure: Structure
+    monoid: Monoid
+    arrays: tuple[Alloc, ...]
+    vectors: int
+    lanes: int
+
+    @staticmethod
+    def make(op: Value, structure: Structure, vectors: int, lanes: int, names: Names) -> Accumulator:
+        monoid = structure.combine
+        assert monoid is not None
+        arrays = tuple([Alloc(names.fresh("acc"), dtype, (vectors, lanes), "registers") for dtype in monoid.dtypes])
+        return Accumulator(op, structure, monoid, arrays, vectors, lanes)
+
+    def at(self, vector: Dim, lane: Dim) -> State:
+        return tuple([Load(array.name, (vector, lane), array.dtype) for array in self.arrays])
+
+    def set(self, vector: Dim, lane: Dim, state: State, names: Names) -> Block:
+        return stored(self.arrays, (vector, lane), state, names)
+
+
+def stored(arrays: Sequence[Alloc], index: tuple[Dim, ...], state: State, names: Names) -> Block:
+    """A state written to arrays from which it may have been computed: all parts before the first is overwritten."""
+    if len(arrays) == 1:
+        return (Store(arrays[0].name, index, state[0]),)
+    lets = [Let(names.fresh("s"), part) for part in state]
+    stores = [Store(a.name, index, Var(let.name, a.dtype)) for a, let in zip(arrays, lets, strict=True)]
+    return (*lets, *stores)
+
+
+def begun(accumulators: Sequence[Accumulator], names: Names) -> Block:
+    """Every accumulator at its identity."""
+    block: list[Stmt] = []
+    for acc in accumulators:
+        u, lane = names.fresh("u"), names.fresh("l")
+        stores = tuple([Store(a.name, (symbol(u), symbol(lane)), x) for a, x in zip(acc.arrays, acc.monoid.identity)])
+        block.append(For(u, 0, acc.vectors, 1, "unrolled", (vector(lane, acc.lanes, stores),)))
+    return tuple(block)
+
+
+def vector(lane: str, lanes: int, body: Block) -> For:
+    return For(lane, 0, lanes, 1, "vector", body, lanes)
+
+
+def joined_vectors(accumulators: Sequence[Accumulator], names: Names) -> Block:
+    """The vectors of each accumulator joined pairwise into its first."""
+    block: list[Stmt] = []
+    for acc in accumulators:
+        if acc.vectors == 1:
+            continue
+        lane = names.fresh("l")
+        states = [acc.at(u, symbol(lane)) for u in range(acc.vectors)]
+        while len(states) > 1:
+            pairs = [merged(acc.monoid, a, b) for a, b in zip(states[::2], states[1::2])]
+            states = pairs + ([states[-1]] if len(states) % 2 else [])
+        block.append(vector(lane, acc.lanes, acc.set(0, symbol(lane), states[0], names)))
+    return tuple(block)
+
+
+def joined_lanes(acc: Accumulator, names: Names) -> tuple[Block, State]:
+    """The lanes of the first vector joined, the upper half onto the lower; the state that is left, as scalars."""
+    block: list[Stmt] = []
+    width = acc.lanes
+    arrays: tuple[Alloc, ...] = acc.arrays
+    at: tuple[Dim, ...] = (0,)
+    while width > 1:
+        width //= 2
+        lane = symbol(names.fresh("l"))
+        low: State = tuple([Load(a.name, (*at, lane), a.dtype) for a in arrays])
+        high: State = tuple([Load(a.name, (*at, lane + width), a.dtype) for a in arrays])
+        halves = tuple([Alloc(names.fresh("half"), a.dtype, (width,), "registers") for a in arrays])
+        state = merged(acc.monoid, low, high)
+        block += [*halves, vector(str(lane), width, stored(halves, (lane,), state, names))]
+        arrays, at = halves, ()
+    return tuple(block), tuple([Load(a.name, (*at, 0), a.dtype) for a in arrays])
+
+
+# --- blocks -----------------------------------------------------------------------------------------------------------
+
+
+# What is done with one vector of an accumulator and the arrays that wait for it.
+_Each: TypeAlias = Callable[[Accumulator, tuple[Alloc, ...], Dim, Dim], Block]
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Partial states of whole blocks, one row of `stack` per power of two: after `count` blocks, level h holds the
+    state of 2**h of them where bit h of `count` is set."""
+
+    accumulators: tuple[Accumulator, ...]
+    arrays: tuple[tuple[Alloc, ...], ...]
+    level: Alloc
+    levels: int
+
+    @staticmethod
+    def make(accumulators: Sequence[Accumulator], blocks: Dim, vectors: int, names: Names) -> Waiting:
+        """Room for that many blocks of `vectors` vectors each."""
+        levels = blocks.bit_length() if type(blocks) is int else MOST_LEVELS
+        arrays = [
+            tuple([Alloc(names.fresh("wait"), a.dtype, (levels, vectors * acc.lanes), "stack") for a in acc.arrays])
+            for acc in accumulators
+        ]
+        return Waiting(tuple(accumulators), tuple(arrays), Alloc(names.fresh("h"), i64, (), "registers"), levels)
+
+    def allocs(self) -> Block:
+        return (*[a for arrays in self.arrays for a in arrays], self.level)
+
+    def each(self, vectors: int, body: _Each, names: Names) -> Block:
+        """`body` for every vector of every accumulator."""
+        block: list[Stmt] = []
+        for acc, arrays in zip(self.accumulators, self.arrays):
+            u, lane = names.fresh("u"), names.fresh("l")
+            inner = body(acc, arrays, symbol(u), symbol(lane))
+            block.append(For(u, 0, vectors, 1, "unrolled", (vector(lane, acc.lanes, inner),)))
+        return tuple(block)
+
+    def push(self, number: Dim, vectors: int, names: Names) -> Block:
+        """Block `number` is done: it is joined with those that wait as a carry ripples through a binary number."""
+        at = names.fresh("at")
+        here = Load(self.level.name, (), i64)
+
+        def join(acc: Accumulator, arrays: tuple[Alloc, ...], u: Dim, lane: Dim) -> Block:
+            waits = tuple([Load(a.name, (symbol(at), u * acc.lanes + lane), a.dtype) for a in arrays])
+            return acc.set(u, lane, merged(acc.monoid, waits, acc.at(u, lane)), names)
+
+        ripple: Block = (
+            Let(at, here),
+            *self.each(vectors, join, names),
+            Store(self.level.name, (), Binary("add", Var(at, i64), Const(1, i64))),
+        )
+        place = names.fresh("at")
+
+        def wait(acc: Accumulator, arrays: tuple[Alloc, ...], u: Dim, lane: Dim) -> Block:
+            index = (symbol(place), u * acc.lanes + lane)
+            return tuple([Store(a.name, index, x) for a, x in zip(arrays, acc.at(u, lane))])
+
+        return (
+            Store(self.level.name, (), Const(0, i64)),
+            If(_bit(number, Const(0, i64)), (While(ripple, _bit(number, here)),)),
+            Let(place, here),
+            *self.each(vectors, wait, names),
+        )
+
+    def collect(self, count: Dim, vectors: int, names: Names) -> Block:
+        """All that waits joined into the accumulators, the smallest first."""
+        name = names.fresh("h")
+
+        def join(acc: Accumulator, arrays: tuple[Alloc, ...], u: Dim, lane: Dim) -> Block:
+            waits = tuple([Load(a.name, (symbol(name), u * acc.lanes + lane), a.dtype) for a in arrays])
+            return acc.set(u, lane, merged(acc.monoid, waits, acc.at(u, lane)), names)
+
+        taken = If(_bit(count, Index(symbol(name))), self.each(vectors, join, names))
+        return (*begun(self.accumulators, names), For(name, 0, self.levels, 1, "serial", (taken,)))
+
+
+def _bit(number: Dim, place: Expr) -> Expr:
+    """Whether bit `place` of the number is set."""
+    return eq(and_(shr(Index(number), place), 1), 1)
