@@ -80,7 +80,7 @@ def serve(model: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
         "import sys, importlib.util, numpy as np\n"
         f"spec = importlib.util.spec_from_file_location('digits', {str(model.with_suffix('.py'))!r})\n"
         "digits = importlib.util.module_from_spec(spec); spec.loader.exec_module(digits)\n"
-        f"found = digits.run(np.load({str(model.with_name('images.npy'))!r}))\n"
+        f"found = digits.digits(np.load({str(model.with_name('images.npy'))!r}))\n"
         "assert not [m for m in ('treadle', 'llvmlite', 'networkx') if m in sys.modules]\n"
         f"np.save({str(model.with_name('served.npy'))!r}, found)\n"
     )
