@@ -557,7 +557,10 @@ def test_numbers_are_written_as_the_program_reads_them(
 
 
 class Enumerated:
-    """Compared by identity, like the members of an enum."""
+    """Compared by identity, like the members of an enum. Its name in test ids must not be its address."""
+
+    def __repr__(self) -> str:
+        return "member"
 
 
 MEMBER = Enumerated()
