@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, assert_never
 
 from ...ir.dims import names as dim_names
 from ...ir.dims import symbol
-from ...ir.dtypes import DType, bf16, f16, f32
+from ...ir.dtypes import DType, bf16, f16, f32, u64
 from ...ir.errors import Unsupported
 from ...ir.loops.build import Names, all_exprs, map_operands, names_of
 from ...ir.loops.nodes import (
@@ -45,7 +45,7 @@ from ...ir.loops.nodes import (
     While,
 )
 from ...ir.target import Target
-from . import math_exp, math_log, math_special
+from . import math_exp, math_log, math_random, math_special
 from .math_writing import Written
 
 Block: TypeAlias = tuple[Stmt, ...]
@@ -59,6 +59,7 @@ WRITERS: Final[dict[tuple[str, DType], Writer]] = {
     ("tanh", f32): math_exp.tanh_f32,
     ("log", f32): math_log.log_f32,
     ("erf", f32): math_special.erf_f32,
+    ("threefry", u64): math_random.threefry_u64,
 }
 
 

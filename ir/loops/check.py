@@ -17,7 +17,7 @@ import numpy as np
 
 from ..dims import Dim, bounds, known_lt, show, substitute, symbol
 from ..dims import names as dim_names
-from ..dtypes import DType, Kind, bool_, f32, f64, i64, is_name
+from ..dtypes import DType, Kind, bool_, f32, f64, i64, is_name, u64
 from ..errors import CheckFailed
 from .affine import Ranges, reach
 from .build import expressions, operands, walk, walk_expr
@@ -76,6 +76,7 @@ ACCEPTS: Final[Mapping[str, tuple[Kind, ...]]] = {
     **dict.fromkeys(("shl", "shr", "popcount", "truncdiv"), _INTEGERS),
     **dict.fromkeys(("real", "imag", "conj"), ("complex",)),
     **dict.fromkeys(("copysign", "nextafter", "exponent_shift", "complex"), ("float",)),
+    "threefry": ("uint",),
 }
 
 
@@ -88,6 +89,8 @@ def accepts(op: str, dtype: DType) -> bool:
     """Whether a function of one or two operands takes operands of `dtype`."""
     if op == "complex":
         return dtype in (f32, f64)
+    if op == "threefry":
+        return dtype is u64
     return dtype.kind in ACCEPTS.get(op, ())
 
 

@@ -37,7 +37,7 @@ BINARY = (
     "add", "sub", "mul", "div", "floordiv", "mod", "truncdiv", "rem", "min", "max", "fmin", "fmax", "and", "or", "xor",
     "shl", "shr", "eq", "ne", "lt", "le", "gt", "ge", "copysign", "nextafter", "complex", "exponent_shift",
 )  # fmt: skip
-MATH_BINARY = ("pow", "atan2", "hypot", "logaddexp", "logaddexp2")
+MATH_BINARY = ("pow", "atan2", "hypot", "logaddexp", "logaddexp2", "threefry")
 COMPARISONS = ("eq", "ne", "lt", "le", "gt", "ge")
 _TO_BOOL = frozenset((*COMPARISONS, "isnan", "isinf", "isfinite", "signbit"))
 
@@ -107,7 +107,8 @@ class Unary:
 @dataclass(frozen=True, slots=True)
 class Binary:
     """A function from BINARY or MATH_BINARY on two scalars of one dtype. `exponent_shift` is x * 2**y, y of x's dtype
-    and integral; `complex` builds a complex scalar from its parts; shifts by the width or more give 0 (or the sign)."""
+    and integral; `complex` builds a complex scalar from its parts; shifts by the width or more give 0 (or the sign);
+    `threefry` of u64s is the random word at counter y under key x, first words high."""
 
     op: str
     x: Expr

@@ -216,6 +216,26 @@ _COMPLEX_UNARY: dict[str, Function] = {
     "sqrt": lambda x: np.sqrt(x.astype(np.complex128)).astype(x.dtype),
 }
 # Functions whose result is one of the operands, or an integer's: no rounding, so no wider type.
+def _threefry(key: Array, counter: Array) -> Array:
+    """Threefry-2x32 with 20 rounds, see `ir/ops/random`. Both words are held in u64s and cut back after each sum."""
+    low = np.uint64(0xFFFFFFFF)
+
+    def rotated(word: Array, places: int) -> Array:
+        return ((word << np.uint64(places)) | (word >> np.uint64(32 - places))) & low
+
+    high, rest = key >> np.uint64(32), key & low
+    keys = (high, rest, high ^ rest ^ np.uint64(0x1BD11BDA))
+    x, y = ((counter >> np.uint64(32)) + high) & low, (counter + rest) & low
+    for number in range(20):
+        x = (x + y) & low
+        y = rotated(y, (13, 15, 26, 6, 17, 29, 16, 24)[number % 8]) ^ x
+        if number % 4 == 3:
+            injection = number // 4 + 1
+            x = (x + keys[injection % 3]) & low
+            y = (y + keys[(injection + 1) % 3] + np.uint64(injection)) & low
+    return np.asarray((x << np.uint64(32)) | y)[()]
+
+
 _EXACT_BINARY: dict[str, Function] = {
     "min": _min,
     "max": _max,
@@ -237,7 +257,7 @@ _EXACT_BINARY: dict[str, Function] = {
     "complex": _make_complex,
     "exponent_shift": _exponent_shift,
 }
-_INTEGER_BINARY: dict[str, Function] = {"truncdiv": _truncdiv, "pow": _integer_power}
+_INTEGER_BINARY: dict[str, Function] = {"truncdiv": _truncdiv, "pow": _integer_power, "threefry": _threefry}
 _COMPLEX_BINARY: dict[str, Function] = {"mul": _multiply_complex, "div": _divide_complex}
 _BINARY: dict[str, Function] = {
     "add": np.add,

@@ -21,10 +21,10 @@ class _Vocabulary(Mapping[str, type[Value]]):
     @cached_property
     def table(self) -> dict[str, type[Value]]:
         from .. import value
-        from . import composite, contract, control, elementwise, indexing, movement, reduce
+        from . import composite, contract, control, elementwise, indexing, movement, random, reduce
 
         found: dict[str, type[Value]] = {}
-        for chapter in (value, elementwise, movement, reduce, contract, indexing, control, composite):
+        for chapter in (value, elementwise, movement, reduce, contract, indexing, random, control, composite):
             own = [
                 cls
                 for cls in vars(chapter).values()

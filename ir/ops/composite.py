@@ -407,7 +407,8 @@ class LayerNorm(Composite):
         # A scale of its own for each element of the batch is not a layer norm: then its pieces are batched.
         if batched[1] or batched[2]:
             return None
-        return replace(self, x=operands[0], axes=tuple(axis + 1 for axis in self.axes))
+        x, scale, shift = operands
+        return LayerNorm(x, scale, shift, tuple(axis + 1 for axis in self.axes), self.eps)
 
 
 def standardized(x: Value, axes: Sequence[int], eps: float) -> Value:
@@ -455,7 +456,8 @@ class RmsNorm(Composite):
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         if batched[1]:
             return None
-        return replace(self, x=operands[0], axes=tuple(axis + 1 for axis in self.axes))
+        x, scale = operands
+        return RmsNorm(x, scale, tuple(axis + 1 for axis in self.axes), self.eps)
 
 
 class BatchNorm(Composite):
@@ -495,7 +497,8 @@ class BatchNorm(Composite):
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         if any(batched[1:]):
             return None
-        return replace(self, x=operands[0], axis=self.axis + 1)
+        x, mean, var, scale, shift = operands
+        return BatchNorm(x, mean, var, scale, shift, self.axis + 1, self.eps)
 
 
 class GroupNorm(Composite):
@@ -556,7 +559,8 @@ class GroupNorm(Composite):
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         if batched[1] or batched[2]:
             return None
-        return replace(self, x=operands[0], axis=self.axis + 1, axes=tuple(i + 1 for i in self.axes))
+        x, scale, shift = operands
+        return GroupNorm(x, scale, shift, self.groups, self.axis + 1, tuple(i + 1 for i in self.axes), self.eps)
 
 
 # --- attention ----------------------------------------------------------------------------------------------------
@@ -706,7 +710,7 @@ class Attention(Composite):
             scores = np.where(placed, scores, -np.inf) if each.dtype == np.bool_ else scores + placed.astype(np.float64)
         if self.causal:
             rows, columns = np.arange(scores.shape[-2])[:, None], np.arange(scores.shape[-1])
-            scores = np.where(columns <= rows + int(str(self.offset)), scores, -np.inf)
+            scores = np.where(columns <= rows + int(self.offset), scores, -np.inf)
         top = np.max(scores, axis=-1, keepdims=True, initial=-np.inf)
         powers = np.exp(scores - np.where(np.isneginf(top), 0.0, top))
         total = np.sum(powers, axis=-1, keepdims=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from treadle.ir.graph import Graph
-from treadle.ir.ops.families import Op, Tangent
+from treadle.ir.ops.families import Composite, Op, Tangent
 from treadle.ir.value import Elementwise, Parameter, Value, lift
 
 
@@ -28,8 +28,23 @@ def tangent(value: Value, tangents: tuple[Value | None, ...]) -> Tangent:
             term = value.with_operands(tuple(operands))
             found = term if found is None else found + term
         return found
+    if isinstance(value, Composite) and type(value).jvp is Op.jvp:
+        return through_pieces(value, tangents)
     assert isinstance(value, Elementwise | Op)
     return value.jvp(tangents)
+
+
+def through_pieces(value: Composite, tangents: tuple[Value | None, ...]) -> Tangent:
+    """The tangent of a composite, from those of the ops that it is made of."""
+    found: dict[int, Tangent] = {id(v): t for v, t in zip(value.operands, tangents, strict=True)}
+    pieces = value.decompose()
+    params = tuple(v for v in reachable(pieces) if isinstance(v, Parameter))
+    for piece in Graph("pieces", params, (pieces,)).order:
+        if id(piece) not in found:
+            given = tuple(found[id(operand)] for operand in piece.operands)
+            moves = any(t is not None for t in given) and piece.dtype.kind in ("float", "complex")
+            found[id(piece)] = tangent(piece, given) if moves else None
+    return found[id(pieces)]
 
 
 def pull_back(result: Value, wanted: Sequence[Parameter], cotangent: Value) -> list[Value | None]:

@@ -6,14 +6,16 @@ listed below. `from table import SAMPLES` (tests/pytest.ini puts this directory 
 
 from __future__ import annotations
 
+import table_composite
 import table_contract
 import table_elementwise
 import table_indexing
 import table_movement
+import table_random
 import table_reduce
 from sample import Sample, agree
 
-TABLES = (table_elementwise, table_movement, table_reduce, table_contract, table_indexing)
+TABLES = (table_elementwise, table_movement, table_reduce, table_contract, table_indexing, table_random, table_composite)
 
 SAMPLES: list[Sample] = [sample for table in TABLES for sample in table.samples()]
 

@@ -197,8 +197,8 @@ def test_batches_are_stacks_of_single_calls(op: str) -> None:
                 continue
             members = [(a, turned(a)) if here else (a, a) for a, here in zip(arrays, batched, strict=True)]
             stacks = [np.stack(pair) if here else pair[0] for pair, here in zip(members, batched, strict=True)]
-            stacked = evaluate(Graph("batch", params, parts(found), graph.dims), *stacks)
-            calls = [evaluate(single, *call) for call in zip(*members, strict=True)]
+            stacked = evaluate(Graph("batch", params, parts(found), graph.dims), *stacks, dims=sample.sizes)
+            calls = [evaluate(single, *call, dims=sample.sizes) for call in zip(*members, strict=True)]
             for got, *want in zip(stacked, *calls, strict=True):
                 agree(got, np.stack(want), sample.ulp, sample.atol, f"{sample} {batched}")
 
