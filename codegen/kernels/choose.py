@@ -16,7 +16,7 @@ from ...ir.loops.nodes import Kernel
 from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.value import Value
-from . import contraction, elementwise
+from . import contraction, elementwise, scan, softmax, updates
 from .transcendental import open_math
 
 
@@ -32,6 +32,9 @@ class Generator:
 GENERATORS: Final[tuple[Generator, ...]] = (
     Generator("elementwise", elementwise.takes, elementwise.elementwise),
     Generator("contraction", contraction.takes, contraction.contraction),
+    Generator("rows", softmax.takes, softmax.rows),
+    Generator("scan", scan.takes, scan.scan),
+    Generator("updates", updates.takes, updates.updates),
 )
 
 
