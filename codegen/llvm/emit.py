@@ -55,6 +55,9 @@ Linkage = Literal["internal", "external"]
 NO_FAILURE: Final = (1 << 63) - 1
 SITE_SHIFT: Final = 40
 
+# Outer loops of fewer trips do not look at the stop word.
+_SHORT: Final = 64
+
 # A worker's stack is small; larger arrays come from the arena, as parameters.
 MOST_STACK_BYTES: Final = 128 << 10
 
@@ -175,8 +178,9 @@ class _Function(Control):
                     written[buffer] = None
                 case For(_, start, stop, _, kind, body):
                     inside, deeper = self.scan(body)
-                    dynamic = not isinstance(stop - start, int)
-                    self.facts[id(stmt)] = _Facts(inside, deeper, dynamic and deeper)
+                    extent = stop - start
+                    short = isinstance(extent, int) and extent < _SHORT
+                    self.facts[id(stmt)] = _Facts(inside, deeper, deeper and not short)
                     written.update(dict.fromkeys(sorted(inside)))
                     loops = loops or deeper or kind in ("serial", "parallel")
                 case While(body, _):
@@ -274,7 +278,6 @@ class _Function(Control):
         if start.number is None or stop.number is None:
             raise Unsupported(f"the unrolled loop over {stmt.var} has no fixed bounds", code="TD0516")
         outer = self.env.get(stmt.var)
-        self.note_start(stmt.var, stmt.start)
         for number in range(start.number, stop.number, stmt.step):
             self.env[stmt.var] = integer(number)
             self.block(stmt.body)
@@ -285,7 +288,6 @@ class _Function(Control):
         if start.lanes or stop.lanes:
             raise Unsupported(f"the trip count of the loop over {stmt.var} differs between lanes", code="TD0517")
         facts = self.facts[id(stmt)]
-        self.note_start(stmt.var, stmt.start)
         if start.number is not None and stop.number is not None:
             trips = max(0, -(-(stop.number - start.number) // stmt.step))
             if trips == 0:
@@ -371,7 +373,6 @@ class _Function(Control):
         if trips.number is not None and trips.number <= 0:
             return
         lanes = Lanes(stmt.var, stmt.lanes, start, stmt.step)
-        self.note_start(stmt.var, stmt.start)
         if trips.number is not None:
             mask = None
             if trips.number < stmt.lanes:
@@ -563,7 +564,6 @@ class _Function(Control):
                 # The nest runs, so no count is zero, and the number is not negative.
                 place = self.op("urem", number, count)
                 number = self.op("udiv", number, count)
-            self.note_start(loop.var, loop.start)
             self.env[loop.var] = self.add(self.index(loop.start), self.mul(place, integer(loop.step)))
 
     def dispatch(self, task: str, captured: list[_Captured], total: Value) -> None:
@@ -679,7 +679,7 @@ def task_thunk(task: str, captured: list[_Captured]) -> str:
 def pointer_attributes(param: Param) -> str:
     """Parameters never overlap each other: memory that is both read and written is one `inout` parameter."""
     read_only = " readonly" if param.role == "in" else ""
-    return f"ptr noalias captures(none){read_only} align {param.dtype.bytes}"
+    return f"ptr noalias{read_only} align {param.dtype.bytes}"
 
 
 def table_text(value: float | int, dtype: DType) -> str:

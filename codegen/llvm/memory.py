@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
-from ...ir.dims import Atom, Dim, DimName, bounds
+from ...ir.dims import Atom, Dim, bounds
 from ...ir.dtypes import DType, bool_, i16, i32, i64
 from ...ir.errors import Unsupported
 from ...ir.loops.affine import linearize
@@ -72,9 +71,6 @@ class Lanes:
     step: int
 
 
-_BELOW_ALL: Final = -(2**62)  # stands for an unknown lower end of a loop variable
-
-
 class Memory(Writer):
     """Positions and data movement, on top of the writer."""
 
@@ -85,21 +81,9 @@ class Memory(Writer):
         self.registers: dict[str, Registers] = {}
         self.vector: Lanes | None = None
         self.plans: dict[int, tuple[tuple[Term, ...], int]] = {}
-        self.known: dict[str, DimName] = {}  # loop variables that may be negative; other names are not
         self.streams = False
 
     # --- positions ----------------------------------------------------------------------------------------------------
-
-    def note_start(self, var: str, start: Dim) -> None:
-        """A loop variable counts from `start`: remember it if that may be below 0."""
-        if isinstance(start, int) and start >= 0:
-            self.known.pop(var, None)
-            return
-        least, _ = bounds(start, self.known)
-        if least is None or least < 0:
-            self.known[var] = DimName(var, _BELOW_ALL if least is None else least)
-        else:
-            self.known.pop(var, None)
 
     def lookup(self, name: str) -> Value:
         found = self.env.get(name)
@@ -177,7 +161,7 @@ class Memory(Writer):
         x, y = operands
         if x.number is not None and y.number is not None and y.number:
             return literal(x.number // y.number if atom.kind == "floordiv" else x.number % y.number, i64)
-        least, _ = bounds(atom.operands[0], self.known)
+        least, _ = bounds(atom.operands[0])
         if least is not None and least >= 0 and y.number is not None and y.number > 0:
             return self.op("udiv" if atom.kind == "floordiv" else "urem", x, y)
         return scalars.binary(self, atom.kind, x, y)
@@ -320,7 +304,10 @@ class Memory(Writer):
         else:
             high_at = self.step(buffer.pointer, memory_type(dtype), literal(16, i64))
             high = self.read(f"load {kind}, ptr {high_at.text}, align 64", name, dtype, 16, 0)
-            full, level = f"llvm.x86.avx512.vpermi2var.{'ps' if dtype.is_float else 'd'}.512", max(low.level, high.level)
+            full, level = (
+                f"llvm.x86.avx512.vpermi2var.{'ps' if dtype.is_float else 'd'}.512",
+                max(low.level, high.level),
+            )
             self.needs.declare(declaration(kind, full, (kind, "<16 x i32>", kind)))
             form = f"call {kind} @{full}({low.typed}, {{}}, {high.typed})"
         parts = [

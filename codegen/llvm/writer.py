@@ -126,7 +126,7 @@ class Scope:
     """A loop's body, a branch, or the function itself. `before` is the straight code just ahead of a loop, which runs
     only if the loop does; branches have none. `guarded`: the body may not run though the code around it does."""
 
-    __slots__ = ("before", "before_memo", "guarded", "lines", "memo", "written")
+    __slots__ = ("before", "before_memo", "guarded", "held", "lines", "memo", "written")
 
     def __init__(self, lines: Lines, before: Lines | None, guarded: bool, written: frozenset[str]) -> None:
         self.lines = lines
@@ -135,6 +135,7 @@ class Scope:
         self.written = written
         self.memo: dict[str, str] = {}
         self.before_memo: dict[str, str] = {}
+        self.held = 0  # vector registers that what stands before the loop may take through it
 
 
 class Writer:
@@ -191,14 +192,26 @@ class Writer:
                 found = inner.before_memo.get(key)
                 if found is not None:
                     return Value(found, dtype, lanes, level)
-                lines, memo = inner.before, inner.before_memo
-                break
-            level += 1  # a branch: what only it needs is not computed ahead of it
+                if self.fits(inner, dtype, lanes, text):
+                    lines, memo = inner.before, inner.before_memo
+                    break
+            level += 1  # a branch: what only it needs is not computed ahead of it; or a loop whose registers are full
         self.count += 1
         name = f"%v{self.count}"
         lines.append(f"  {name} = {text}")
         memo[key] = name
         return Value(name, dtype, lanes, level)
+
+    def fits(self, scope: Scope, dtype: DType, lanes: int, text: str) -> bool:
+        """Whether a value may wait in a vector register ahead of that loop: at most half of them are given away, since
+        what does not fit is stored and loaded again, which is dearer than to stay inside."""
+        if not (lanes or dtype.is_float) or text.startswith(("insertelement", "shufflevector")):
+            return True  # other registers; or a splat, which takes the place of its scalar
+        registers = -(-max(lanes, 1) * dtype.bits // self.target.vector_bits)
+        if scope.held + registers > self.target.vector_registers // 2:
+            return False
+        scope.held += registers
+        return True
 
     def load_level(self, level: int, buffer: str) -> int:
         """The outermost level at which a load that may stand at `level` by its address is safe and sees the right

@@ -526,14 +526,15 @@ def test_loads_follow_stores(target: str) -> None:
 
 # The smallest site wins; execution goes on; a mask hides what is outside.
 @targets
-def test_failures(target: str) -> None:
+@pytest.mark.parametrize("lanes", [5, 16, 64, 80])
+def test_failures(target: str, lanes: int) -> None:
     wrong = Binary("ge", load("w", V, dtype=i32), c(10, i32))
     bad = Binary("lt", load("w", U, dtype=i32), c(0, i32))
     k = kernel(
         "fails",
         [array("w", N, dtype=i32), array("y", N, dtype=i32, role="out")],
         "n",
-        vector("v", 0, N, 16, Fail(wrong, 4), Store("y", (V,), load("w", V, dtype=i32))),
+        vector("v", 0, N, lanes, Fail(wrong, 4), Store("y", (V,), load("w", V, dtype=i32))),
         serial("u", 0, N, Fail(bad, 2)),
     )
     compiled = Compiled([k], RUNNABLE[target])
@@ -755,3 +756,20 @@ def test_half_floats_are_copied_bit_for_bit(target: str) -> None:
         )
         found, _ = Compiled([k], RUNNABLE[target])("copy", {"x": bits.view(numpy_type)}, {})
         assert (found["y"].view(np.uint16) == bits).all()
+
+
+# More invariants than registers: those beyond stay in the loop instead of being stored ahead of it and loaded again.
+def test_invariants_do_not_fill_the_registers() -> None:
+    target = MODELS["avx2"]
+    total: Expr = load("x", U, V)
+    for number in range(24):
+        total = Fma(total, load("w", number, V), load("b", number))
+    k = kernel(
+        "many",
+        [array("x", N, 8), array("w", 24, 8), array("b", 24), array("y", N, 8, role="out")],
+        "n",
+        serial("u", 0, N, vector("v", 0, 8, 8, Store("y", (U, V), total))),
+    )
+    text = emit_kernel(k, target, linkage="external")
+    code = assembly(text, target.triple, target.llvm_cpu, target.llvm_features)
+    assert "rsp" not in code
