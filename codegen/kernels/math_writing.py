@@ -79,12 +79,18 @@ def format_of(x: Expr) -> Format:
     return F32 if x.dtype is f32 else F64
 
 
-def horner(b: Lets, x: Expr, coefficients: Sequence[float], name: str = "p") -> Expr:
+def horner(x: Expr, coefficients: Sequence[float]) -> Expr:
     """c0 + c1 x + c2 x**2 + ..., one multiply-add per coefficient."""
     result: Expr = lit(coefficients[-1], x.dtype)
     for c in reversed(coefficients[:-1]):
         result = fma(result, x, c)
     return result
+
+
+def odd(b: Lets, x: Expr, coefficients: Sequence[float]) -> Expr:
+    """x + x**3 (c0 + c1 x**2 + ...)."""
+    z = b.let("z", mul(x, x))
+    return fma(horner(z, coefficients), mul(x, z), x)
 
 
 def at_most(limit: float, x: Expr) -> Select:
@@ -102,7 +108,7 @@ def shifted(x: Expr, exponent: Expr) -> Binary:
     return Binary("exponent_shift", x, exponent)
 
 
-def looked_up(b: Lets, table: Table, number: Var) -> Load:
+def looked_up(table: Table, number: Var) -> Load:
     """table[number]; `number` is an integer that is always inside."""
     return Load(table.name, (symbol(number.name),), table.dtype)
 
@@ -123,16 +129,8 @@ def low_bits(b: Lets, held: Var, count: int) -> Var:
     return b.let("j", and_(bits(held, integer), (1 << count) - 1))
 
 
-def is_nan(x: Expr) -> Unary:
-    return Unary("isnan", x)
-
-
 def negated(x: Expr) -> Unary:
     return Unary("neg", x)
-
-
-def multiply_add(x: Operand, y: Operand, z: Operand) -> Fma:
-    return fma(x, y, z)
 
 
 # --- two floats for one -----------------------------------------------------------------------------------------------

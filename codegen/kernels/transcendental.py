@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, assert_never
 
 from ...ir.dims import names as dim_names
 from ...ir.dims import symbol
-from ...ir.dtypes import DType, bf16, f16, f32, u64
+from ...ir.dtypes import DType, bf16, f16, f32, f64, u64
 from ...ir.errors import Unsupported
 from ...ir.loops.build import Names, all_exprs, map_operands, names_of
 from ...ir.loops.nodes import (
@@ -46,19 +46,51 @@ from ...ir.loops.nodes import (
 )
 from ...ir.target import Target
 from . import math_exp, math_log, math_random, math_special
-from .math_writing import Written
+from .math_writing import Lets, Written
 
 Block: TypeAlias = tuple[Stmt, ...]
 Writer: TypeAlias = Callable[..., Expr]
 _MATH: Final = frozenset((*MATH, *MATH_BINARY))
 
+
+def _wide(writer: Writer) -> Writer:
+    """A function of f32 by way of f64: right to the last bit, but for ties."""
+
+    def write(*given: Expr | Lets) -> Expr:
+        *operands, b = given
+        wide = [b.let("wide", Cast(x, f64)) for x in operands]  # type: ignore[union-attr, arg-type]
+        return Cast(writer(*wide, b), f32)
+
+    return write
+
+
+_BOTH: Final[dict[str, Writer]] = {
+    "exp": math_exp.exp,
+    "exp2": math_exp.exp2,
+    "expm1": math_exp.expm1,
+    "logistic": math_exp.logistic,
+    "tanh": math_exp.tanh,
+    "sinh": math_exp.sinh,
+    "cosh": math_exp.cosh,
+}
+_F64: Final[dict[str, Writer]] = {
+    "log": math_log.log_f64,
+    "log2": math_log.log2_f64,
+    "log10": math_log.log10_f64,
+    "log1p": math_log.log1p_f64,
+    "softplus": math_exp.softplus_f64,
+    "logaddexp": math_exp.logaddexp_f64,
+    "logaddexp2": math_exp.logaddexp2_f64,
+}
+_F32: Final[dict[str, Writer]] = {
+    "log": math_log.log_f32,
+    "erf": math_special.erf_f32,
+}
 # Every function, by name and dtype: (operands..., lets) -> expression.
 WRITERS: Final[dict[tuple[str, DType], Writer]] = {
-    ("exp", f32): math_exp.exp_f32,
-    ("logistic", f32): math_exp.logistic_f32,
-    ("tanh", f32): math_exp.tanh_f32,
-    ("log", f32): math_log.log_f32,
-    ("erf", f32): math_special.erf_f32,
+    **{(op, f32): _wide(writer) for op, writer in _F64.items()},
+    **{(op, f64): writer for op, writer in {**_BOTH, **_F64}.items()},
+    **{(op, f32): writer for op, writer in {**_BOTH, **_F32}.items()},
     ("threefry", u64): math_random.threefry_u64,
 }
 

@@ -131,3 +131,94 @@ def rounded(
     grid = [low + (high - low) * (k + mpf("0.37")) / 2000 for k in range(2000)]
     error = max(abs(weight(x) * (function(x) - sum(mpf(c) * x**p for c, p in zip(result, powers)))) for x in grid)
     return result, float(mpmath.log(error, 2))
+
+
+def _relative(function: Function) -> Function:
+    """The weight under which errors count relative to the function."""
+    return lambda x: 1 / function(x) if function(x) else mpf(1)
+
+
+def _of_square(function: Function, first: int) -> Function:
+    """h with function(x) = x + x**first h(x**2) for first = 3, or function(x) = given + ... as the caller arranges."""
+
+    def inner(z: Any) -> Any:
+        x = mpmath.sqrt(z) if z else mpf(10) ** -20
+        return (function(x) - x) / x**first
+
+    return inner
+
+
+def odd(function: Function, high: Any, count: int, short: bool) -> tuple[list[float], float]:
+    """P with function(x) = x + x**3 P(x**2) on [-high, high], relative error counted."""
+    z_high = mpf(high) ** 2
+
+    def weight(z: Any) -> Any:
+        x = mpmath.sqrt(z) if z else mpf(10) ** -20
+        return x**3 / function(x)
+
+    return rounded(_of_square(function, 3), range(count), 0, z_high, weight, short=short)
+
+
+def _log_of_s(s: Any) -> Any:
+    """log(m) as a function of s = (m - 1)/(m + 1), halved so that it starts with s itself."""
+    return mpmath.atanh(s)
+
+
+HALF_LN2: Final = mpmath.log(2) / 2 * mpf("1.0002")
+
+
+def _cos_rest(z: Any) -> Any:
+    x = mpmath.sqrt(z) if z else mpf(10) ** -15
+    return (mpmath.cos(x) - 1 + x * x / 2) / x**4
+
+
+def cosine(high: Any, count: int, short: bool) -> tuple[list[float], float]:
+    """P with cos x = 1 - x**2/2 + x**4 P(x**2)."""
+    return rounded(_cos_rest, range(count), 0, mpf(high) ** 2, lambda z: z * z, short=short)
+
+
+def _exp2(x: Any) -> Any:
+    return mpf(2) ** x
+
+
+def _exp_weight(x: Any) -> Any:
+    return mpmath.exp(-x)
+
+
+TABLES: Final[dict[str, Callable[[], Any]]] = {
+    "EXP_F32": lambda: rounded(mpmath.exp, range(7), -HALF_LN2, HALF_LN2, _exp_weight, given=(1, 1)),
+    "EXP_F64": lambda: rounded(mpmath.exp, range(12), -HALF_LN2, HALF_LN2, _exp_weight, short=False, given=(1, 1)),
+    "EXPM1_F32": lambda: rounded(
+        mpmath.expm1, range(1, 8), -HALF_LN2, HALF_LN2, _relative(mpmath.expm1), given=(1, 0.5)
+    ),
+    "EXPM1_F64": lambda: rounded(
+        mpmath.expm1, range(1, 13), -HALF_LN2, HALF_LN2, _relative(mpmath.expm1), short=False, given=(1, 0.5)
+    ),
+    "EXP2_F32": lambda: rounded(_exp2, range(7), -0.5, 0.5, lambda x: 1 / _exp2(x), given=(1,)),
+    "EXP2_F64": lambda: rounded(_exp2, range(13), -0.5, 0.5, lambda x: 1 / _exp2(x), short=False, given=(1,)),
+    "LOG_F32": lambda: rounded(
+        mpmath.log1p, range(1, 11), -mpf(1) / 3, mpf(1) / 3, _relative(mpmath.log1p), given=(1,)
+    ),
+    "ATANH_F64": lambda: odd(_log_of_s, mpf("0.2001"), 8, short=False),
+    "SIN_F32": lambda: odd(mpmath.sin, mpf("1.58"), 4, short=True),
+    "SIN_F64": lambda: odd(mpmath.sin, mpf("1.572"), 8, short=False),
+    "SIN_QUARTER_F64": lambda: odd(mpmath.sin, mpf("0.787"), 6, short=False),
+    "COS_QUARTER_F64": lambda: cosine(mpf("0.787"), 6, short=False),
+    "ASIN_F32": lambda: odd(mpmath.asin, mpf("0.5"), 5, short=True),
+    "ASIN_F64": lambda: odd(mpmath.asin, mpf("0.5"), 13, short=False),
+    "ATAN_F32": lambda: odd(mpmath.atan, mpf("0.41422"), 4, short=True),
+    "ATAN_F64": lambda: odd(mpmath.atan, mpf("0.41422"), 11, short=False),
+    "SINH_F32": lambda: odd(mpmath.sinh, 1, 4, short=True),
+    "SINH_F64": lambda: odd(mpmath.sinh, 1, 8, short=False),
+}
+
+
+def main(names: Sequence[str]) -> None:
+    for name in names or TABLES:
+        coefficients, error = TABLES[name]()
+        print(f"{name}: relative error 2**{error:.1f}")
+        print("    " + ", ".join([repr(c) for c in coefficients]) + ",")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
