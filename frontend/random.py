@@ -25,9 +25,9 @@ from ..ir.ops.random import split as split_value
 from ..ir.ops.reduce import ArgMax, CumSum
 from ..ir.types import Shape, TensorType
 from ..ir.value import Lt, Value, lift
-from .arrays import broadcast, static_shape
+from .arrays import broadcast, size_value, static_shape
 from .arrays import lift as lift_array
-from .trace import LeafSpec, current, here
+from .trace import LeafSpec, current, here, operation
 from .tracer import Tracer, trace_to_graph, unwrap, wrap
 
 _BITS = {8: u8, 16: u16, 32: u32, 64: u64}
@@ -40,7 +40,8 @@ def _anywhere(build: Callable[..., Value]) -> Callable[..., Any]:
     @functools.wraps(build)
     def call(*args: Any, **kwargs: Any) -> Any:
         if current() is not None:
-            return wrap(build(*args, **kwargs))
+            with operation():
+                return wrap(build(*args, **kwargs))
         arrays = [i for i, a in enumerate(args) if isinstance(a, np.ndarray | np.generic) or hasattr(a, "__dlpack__")]
         given = [np.asarray(args[i]) for i in arrays]
 
@@ -48,7 +49,7 @@ def _anywhere(build: Callable[..., Value]) -> Callable[..., Any]:
             rebuilt = list(args)
             for i, tracer in zip(arrays, tracers, strict=True):
                 rebuilt[i] = tracer
-            return wrap(build(*rebuilt, **kwargs))
+            return call(*rebuilt, **kwargs)
 
         specs = [LeafSpec("array", TensorType(a.shape, of(a.dtype)), f"argument {i}") for i, a in enumerate(given)]
         traced = trace_to_graph(flat, specs, lambda tracers: (tracers, {}), build.__name__)
@@ -249,7 +250,8 @@ def choice(key: Any, x: Any, shape: Sequence[int] = (), replace: bool = True, p:
         picked: Value = Reshape(Slice(order, (0,), (total,), (1,)), sizes)
     elif p is None:
         drawn = RandomBits(word, sizes, u64)
-        picked = Convert(Mod(drawn, lift(count, drawn)), i64)
+        size = broadcast(Convert(size_value(count), u64), sizes)
+        picked = Convert(Mod(drawn, size), i64)
     else:
         sums = CumSum(_value(p), 0)
         picked = SearchSorted(sums, _unit(word, sizes, sums.dtype), "right")

@@ -25,7 +25,7 @@ from ..passes import autodiff, batch
 from . import tree
 from .arrays import lift as lift_array
 from .jit import jit, signature_of
-from .trace import current, here
+from .trace import current, here, operation
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
 from .tree import TreeDef
 
@@ -449,11 +449,16 @@ def transformed(
     compiled: list[Any] = []
 
     @functools.wraps(inside)
+    def as_operation(*args: Any, **kwargs: Any) -> Any:
+        with operation():
+            return inside(*args, **kwargs)
+
+    @functools.wraps(inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         if current() is not None:
-            return inside(*args, **kwargs)
+            return as_operation(*args, **kwargs)
         if not compiled:
-            compiled.append(jit(inside))
+            compiled.append(jit(as_operation))
         return compiled[0](*args, **kwargs)
 
     return call
