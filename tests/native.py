@@ -127,13 +127,15 @@ def size_of(dim: object, dims: Mapping[str, int]) -> int:
 def same(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Where two arrays agree: bit for bit, but any NaN is as good as another."""
     assert x.dtype == y.dtype and x.shape == y.shape
+    if x.dtype.kind == "c":
+        parts = [np.ascontiguousarray(a).reshape(-1).view(a.real.dtype).reshape(*a.shape, 2) for a in (x, y)]
+        return np.asarray(same(*parts).all(-1))
     bytes_ = (x.size, x.dtype.itemsize)
     bits, other = (np.ascontiguousarray(a).reshape(-1).view(np.uint8).reshape(bytes_) for a in (x, y))
     equal = (bits == other).all(-1).reshape(x.shape)
-    if x.dtype.kind in "fcV":
-        wide = np.float64 if x.dtype.kind != "c" else x.dtype
+    if x.dtype.kind in "fV":
         with np.errstate(all="ignore"):
-            equal = equal | (np.isnan(x.astype(wide)) & np.isnan(y.astype(wide)))
+            equal = equal | (np.isnan(x.astype(np.float64)) & np.isnan(y.astype(np.float64)))
     return np.asarray(equal)
 
 

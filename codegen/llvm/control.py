@@ -13,7 +13,8 @@ from typing import Final
 
 from ...ir.dtypes import bool_, i64
 from ...ir.target import Target
-from .memory import Memory, Registers
+from .memory import Memory
+from .registers import Registers
 from .writer import Lines, Needs, Scope, Value, flatten
 
 # Offsets into the context that the entry is called with.
@@ -65,12 +66,11 @@ class Control(Memory):
         phis: Lines = []
         scope.lines.append(phis)
         carried = []
-        for name, array in self.registers.items():
-            if name in written:
-                for number, old in enumerate(array.chunks):
-                    phi = Value(self.name(), array.dtype, array.width, self.depth)
-                    carried.append((array, number, old or Value("poison", array.dtype, array.width), phi))
-                    array.chunks[number] = phi
+        for array in self.arrays_in(written):
+            for number, old in enumerate(array.chunks):
+                phi = Value(self.name(), array.dtype, array.width, self.depth)
+                carried.append((array, number, old or Value("poison", array.dtype, array.width), phi))
+                array.chunks[number] = phi
         return Loop(body, exit_, guard if runs is not None else None, entered_from, phis, carried, written)
 
     def close_loop(self, loop: Loop, again: Value, phis: list[tuple[Value, Value, Value]]) -> None:
@@ -188,7 +188,7 @@ class Branch:
         self.head: Lines = [""]
         function.scopes[-1].lines.append(self.head)
         self.came_from = function.label
-        self.arrays = [array for name, array in function.registers.items() if name in self.written]
+        self.arrays = list(function.arrays_in(self.written))
         self.before = [list(array.chunks) for array in self.arrays]
         self.begin(self.on)
         return self

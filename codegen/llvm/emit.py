@@ -45,9 +45,11 @@ from .. import isa
 from . import scalars
 from .control import CONTEXT_POOL, CONTEXT_THREADS, Branch, Control
 from .facts import register_widths, uses, walk
-from .memory import Buffer, Lanes, Registers
+from .memory import Buffer
+from .positions import Lanes
+from .registers import registers
 from .routines import any_lane
-from .writer import Needs, Scope, Value, float_text, integer, literal, memory_type
+from .writer import Needs, Scope, Value, float_text, integer, literal, memory_type, pair
 
 Linkage = Literal["internal", "external"]
 
@@ -241,10 +243,7 @@ class _Function(Control):
             count *= extent  # type: ignore[operator]
         if stmt.memory == "registers":
             width = self.widths.get(stmt.name, 0)
-            array = Registers(stmt.dtype, tuple(shape), width)  # type: ignore[arg-type]
-            rows = count // array.shape[-1] if array.shape and array.shape[-1] else (1 if not array.shape else 0)
-            array.chunks = [None] * (rows * array.per_row)
-            self.registers[stmt.name] = array
+            self.registers[stmt.name] = registers(stmt.dtype, tuple(shape), width)  # type: ignore[arg-type]
             return
         self.stack_bytes += count * stmt.dtype.bytes
         if self.stack_bytes > MOST_STACK_BYTES:
@@ -521,8 +520,12 @@ class _Function(Control):
                     f"the register array {name} is used inside a parallel loop and made outside", code="TD0520"
                 )
         for name, value in self.env.items():
-            if name in used and not value.is_literal:
-                result.append(_Captured(name, value, value.type, value.type))
+            if name in used:
+                result += [
+                    _Captured(name, part, part.type, part.type)
+                    for part in value.parts or (value,)
+                    if not part.is_literal
+                ]
         return result
 
     def task_body(self, task: str, captured: list[_Captured], nest: Sequence[For]) -> str:
@@ -537,11 +540,17 @@ class _Function(Control):
             if item.type == "ptr":
                 original = self.buffers[item.name]
                 inner.buffers[item.name] = Buffer(Value(f"%a{number}", i64), original.dtype, original.shape)
-            else:
-                inner.env[item.name] = Value(f"%a{number}", item.value.dtype)
+        given = {item.value.text: f"%a{number}" for number, item in enumerate(captured)}
         for name, value in self.env.items():
-            if value.is_literal:
-                inner.env.setdefault(name, value)
+            known = [
+                part if part.is_literal else Value(given[part.text], part.dtype)
+                for part in value.parts or (value,)
+                if part.is_literal or part.text in given
+            ]
+            if len(known) == 2:
+                inner.env[name] = pair(known[0], known[1])
+            elif known and value.parts is None:
+                inner.env[name] = known[0]
         arguments += ["ptr %cx", "ptr %fail", "i64 %lo", "i64 %hi"]
         lo, hi = Value("%lo", i64), Value("%hi", i64)
         facts = self.facts[id(nest[0])]

@@ -16,7 +16,7 @@ from typing import Final
 from ...ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 from ...ir.errors import Unsupported
 from ...ir.loops.nodes import COMPARISONS, MATH, MATH_BINARY
-from . import routines
+from . import pairs, routines
 from .writer import HALVES, Value, Writer, literal
 
 _SIGNED: Final = {8: i8, 16: i16, 32: i32, 64: i64}
@@ -78,9 +78,10 @@ def half_from_memory(w: Writer, bits: Value, dtype: DType) -> Value:
 def half_to_memory(w: Writer, x: Value) -> Value:
     """The 16 bits of a half float, as i16."""
     if x.is_literal:
-        if x.lanes:
-            raise AssertionError("a literal vector of half floats")
-        return literal(_half_literal_bits(x.text, x.dtype), i16)
+        if x.text == "poison":
+            return Value("poison", i16, x.lanes)
+        scalar = x.text.removeprefix("splat (float ").removesuffix(")")
+        return w.splat(literal(_half_literal_bits(scalar, x.dtype), i16), x.lanes)
     known = w.half_bits.get(x.text)
     if known is not None:
         return known
@@ -180,7 +181,9 @@ def _f16_bits_to_f32(w: Writer, wide: Value) -> Value:
 
 def unary(w: Writer, op: str, x: Value) -> Value:
     dtype = x.dtype
-    if dtype.kind == "complex" or dtype.kind == "float8":
+    if x.parts is not None:
+        return pairs.unary(w, op, x)
+    if dtype.kind == "float8":
         raise refuse(op, dtype)
     if op in ("real", "conj"):
         return x
@@ -279,12 +282,10 @@ _FLOAT_COMPARE: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt
 
 def binary(w: Writer, op: str, x: Value, y: Value) -> Value:
     dtype = x.dtype
-    if op == "complex" or dtype.kind == "complex":
-        raise Unsupported(
-            "complex kernels are not compiled",
-            code="TD0501",
-            edit="compute with real and imaginary parts as two arrays",
-        )
+    if x.parts is not None:
+        return pairs.binary(w, op, x, y)
+    if op == "complex" and dtype in (f32, f64):
+        return pairs.make(w, x, y)
     if dtype.kind == "float8":
         raise refuse(op, dtype)
     if dtype.is_float:
@@ -528,12 +529,12 @@ def cast(w: Writer, x: Value, dtype: DType, bits: bool = False) -> Value:
     source = x.dtype
     if source is dtype:
         return x
-    for end in (source, dtype):
-        if end.kind in ("complex", "float8"):
-            raise Unsupported(
-                f"kernels do not convert {source} to {dtype}",
-                code="TD0501" if end.kind == "complex" else "TD0502",
-            )
+    if "float8" in (source.kind, dtype.kind):
+        raise Unsupported(f"kernels do not convert {source} to {dtype}", code="TD0502")
+    if "complex" in (source.kind, dtype.kind):
+        if bits:
+            raise Unsupported(f"kernels do not see {source} as {dtype}", code="TD0501")
+        return pairs.cast(w, x, dtype)
     if bits:
         return _same_bits(w, x, dtype)
     if dtype is bool_:

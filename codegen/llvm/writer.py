@@ -13,14 +13,17 @@ import math
 import struct
 from typing import Final, Union
 
-from ...ir.dtypes import DType, bf16, bool_, f16, f32, f64, i64
+from ...ir.dtypes import DType, bf16, bool_, complex_of, f16, f32, f64, i64, real_of
 from ...ir.errors import Unsupported
 from ...ir.target import Target
 from .intrinsics import declaration, overload
 
 # Half floats are computed on as f32 that hold a value of the half type; in memory they are their 16 bits.
 _REGISTER_TYPES: Final = {"bool": "i1", "f16": "float", "bf16": "float", "f32": "float", "f64": "double"}
-_MEMORY_TYPES: Final = {"bool": "i8", "f16": "i16", "bf16": "i16", "f32": "float", "f64": "double"}
+_MEMORY_TYPES: Final = {
+    "bool": "i8", "f16": "i16", "bf16": "i16", "f32": "float", "f64": "double",
+    "c64": "{ float, float }", "c128": "{ double, double }",
+}  # fmt: skip
 HALVES: Final = (f16, bf16)
 
 Lines = list[Union[str, "Lines"]]
@@ -33,7 +36,7 @@ def register_type(dtype: DType, lanes: int = 0) -> str:
 
 
 def memory_type(dtype: DType, lanes: int = 0) -> str:
-    """LLVM's type of what lies in a buffer of `dtype`."""
+    """LLVM's type of what lies in a buffer of `dtype`; of a complex one, a type of that size."""
     found = _MEMORY.get((dtype.name, lanes))
     return found or _MEMORY.setdefault((dtype.name, lanes), _spelt(dtype, lanes, _MEMORY_TYPES))
 
@@ -43,11 +46,9 @@ _MEMORY: Final[dict[tuple[str, int], str]] = {}
 
 
 def _spelt(dtype: DType, lanes: int, types: dict[str, str]) -> str:
-    if dtype.kind == "complex":
+    if dtype.kind == "complex" and dtype.name not in types:
         raise Unsupported(
-            f"complex kernels are not compiled: {dtype}",
-            code="TD0501",
-            edit="compute with real and imaginary parts as two arrays",
+            f"{dtype} does not stand in one register", code="TD0501", edit="take its real and imaginary parts"
         )
     if dtype.kind == "float8":
         raise Unsupported(
@@ -59,9 +60,9 @@ def _spelt(dtype: DType, lanes: int, types: dict[str, str]) -> str:
 
 class Value:
     """An SSA value or a literal. `text` is the operand without its type, `level` the depth of the scope that defines
-    it, `number` its value where that is an integer known while writing."""
+    it, `number` its value where that is an integer known while writing. A complex value has no text but two `parts`."""
 
-    __slots__ = ("dtype", "lanes", "level", "number", "text")
+    __slots__ = ("dtype", "lanes", "level", "number", "parts", "text")
 
     def __init__(self, text: str, dtype: DType, lanes: int = 0, level: int = 0, number: int | None = None) -> None:
         self.text = text
@@ -69,6 +70,7 @@ class Value:
         self.lanes = lanes
         self.level = level
         self.number = number
+        self.parts: tuple[Value, Value] | None = None
 
     @property
     def type(self) -> str:
@@ -80,7 +82,16 @@ class Value:
 
     @property
     def is_literal(self) -> bool:
+        if self.parts is not None:
+            return all(part.is_literal for part in self.parts)
         return self.text[0] != "%"
+
+
+def pair(real: Value, imaginary: Value) -> Value:
+    """The complex value with these parts, which are both scalars or both vectors."""
+    result = Value("", complex_of(real.dtype), real.lanes, max(real.level, imaginary.level))
+    result.parts = (real, imaginary)
+    return result
 
 
 def literal(value: bool | int | float | complex, dtype: DType) -> Value:
@@ -93,6 +104,9 @@ def literal(value: bool | int | float | complex, dtype: DType) -> Value:
         if dtype.is_signed and number >> (dtype.bits - 1):
             number -= 1 << dtype.bits
         return Value(str(number), dtype, 0, 0, number)
+    if dtype.kind == "complex":
+        whole = complex(value)
+        return pair(literal(whole.real, real_of(dtype)), literal(whole.imag, real_of(dtype)))
     register_type(dtype)  # refuses what is neither
     assert not isinstance(value, complex)
     return Value(float_text(value, dtype), dtype)
@@ -253,6 +267,9 @@ class Writer:
 
     def select(self, condition: Value, x: Value, y: Value) -> Value:
         lanes = condition.lanes or x.lanes or y.lanes
+        if x.parts is not None and y.parts is not None:
+            real, imaginary = (self.select(condition, a, b) for a, b in zip(x.parts, y.parts))
+            return pair(real, imaginary)
         if lanes:
             x, y = self.splat(x, lanes), self.splat(y, lanes)
         level = max(condition.level, x.level, y.level)
@@ -276,6 +293,8 @@ class Writer:
         """A scalar in every lane; a vector as it is."""
         if x.lanes or not lanes:
             return x
+        if x.parts is not None:
+            return pair(self.splat(x.parts[0], lanes), self.splat(x.parts[1], lanes))
         if x.is_literal:
             return Value(f"splat ({x.typed})", x.dtype, lanes, 0)
         vector = register_type(x.dtype, lanes)

@@ -18,7 +18,7 @@ from treadle.codegen.cpus import MODELS
 from treadle.codegen.llvm.emit import Module, emit_kernel
 from treadle.codegen.llvm.optimize import assembly, object_code
 from treadle.ir.dims import Dim, minimum, symbol
-from treadle.ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i32, i64, u8
+from treadle.ir.dtypes import DType, bf16, bool_, c64, c128, f16, f32, f64, i8, i32, i64, u8
 from treadle.ir.errors import Unsupported
 from treadle.ir.loops.nodes import (
     Alloc,
@@ -57,6 +57,8 @@ def numbers(dtype: DType, *shape: int) -> np.ndarray:
         return RNG.integers(0, 2, shape).astype(bool)
     if dtype.is_integer:
         return RNG.integers(0, 100, shape).astype(dtype.numpy)
+    if dtype.kind == "complex":
+        return (RNG.standard_normal(shape) + 1j * RNG.standard_normal(shape)).astype(dtype.numpy)
     return RNG.standard_normal(shape).astype(dtype.numpy)
 
 
@@ -112,7 +114,7 @@ def agree(target: str, what: Kernel, args: dict[str, np.ndarray], context: Conte
 @pytest.mark.parametrize("lanes", [4, 8, 16, 32])
 def test_masked_tails_of_every_length(target: str, lanes: int) -> None:
     kernels = []
-    for dtype in (f32, f64, i8, bf16, bool_):
+    for dtype in (f32, f64, i8, bf16, bool_, c64):
         value = load("x", J + V, dtype=dtype)
         body = Unary("not", value) if dtype is bool_ else add(value, value)
         kernels.append(
@@ -125,7 +127,7 @@ def test_masked_tails_of_every_length(target: str, lanes: int) -> None:
         )
     compiled = Compiled(kernels, RUNNABLE[target])
     for n in range(41):
-        for dtype in (f32, f64, i8, bf16, bool_):
+        for dtype in (f32, f64, i8, bf16, bool_, c64):
             check_against_evaluator(compiled, f"tail.{dtype}", {"x": numbers(dtype, n)}, {"n": n})
 
 
@@ -145,8 +147,13 @@ def test_fixed_short_trip_counts(target: str) -> None:
 # Every way in which an index can move with the lanes: along it, against it, not at all, by steps, by a size, at random.
 @targets
 @pytest.mark.parametrize("trips", [1, 5, 16])
-def test_ways_to_load(target: str, trips: int) -> None:
+@pytest.mark.parametrize("dtype", [f32, f16, c64, c128], ids=str)
+def test_ways_to_load(target: str, trips: int, dtype: DType) -> None:
     size = 64
+
+    def load(name: str, *index: Dim, dtype: DType = dtype) -> Load:
+        return Load(name, index, dtype)
+
     chosen = Let("at", load("where", V, dtype=i32))
     loads = {
         "along": load("x", V + 3),
@@ -164,25 +171,25 @@ def test_ways_to_load(target: str, trips: int) -> None:
         "diagonal": load("x2", V // 2, V % 3),
     }
     params = [
-        array("x", size),
-        array("x2", 16, 4),
-        array("xm", 16, M),
+        array("x", size, dtype=dtype),
+        array("x2", 16, 4, dtype=dtype),
+        array("xm", 16, M, dtype=dtype),
         array("where", 16, dtype=i32),
-        array("y", len(loads), trips, role="out"),
+        array("y", len(loads), trips, dtype=dtype, role="out"),
     ]
     stores = [Store("y", (number, V), value) for number, value in enumerate(loads.values())]
     k = kernel("loads", params, "m", vector("v", 0, trips, 16, chosen, *stores))
     args = {
-        "x": numbers(f32, size),
-        "x2": numbers(f32, 16, 4),
-        "xm": numbers(f32, 16, 5),
+        "x": numbers(dtype, size),
+        "x2": numbers(dtype, 16, 4),
+        "xm": numbers(dtype, 16, 5),
         "where": RNG.integers(0, 16, 16).astype(np.int32),
     }
     agree(target, k, args, m=5)
 
 
 @targets
-@pytest.mark.parametrize("dtype", [f32, f64, i8, bf16, f16, bool_], ids=str)
+@pytest.mark.parametrize("dtype", [f32, f64, i8, bf16, f16, bool_, c64, c128], ids=str)
 def test_ways_to_store(target: str, dtype: DType) -> None:
     k = kernel(
         "stores",
@@ -272,6 +279,19 @@ def test_shared_scalars_of_empty_loops(target: str) -> None:
     )
     agree(target, k, {"x": numbers(f32, 0), "b": numbers(f32, 0)}, n=0, m=0)
     agree(target, k, {"x": numbers(f32, 5), "b": numbers(f32, 1)}, n=5, m=1)
+
+
+# Positions of unrolled variables are numbers while emitting, whatever is done to them.
+@targets
+def test_arithmetic_on_unrolled_positions(target: str) -> None:
+    place = (P * 7 % 5) + minimum(P // 2, 1)
+    k = kernel(
+        "numbers",
+        [array("y", 12, dtype=i64, role="out")],
+        "",
+        unrolled("p", 0, 12, Store("y", (P,), Index(place))),
+    )
+    agree(target, k, {})
 
 
 # --- registers --------------------------------------------------------------------------------------------------------
@@ -624,6 +644,52 @@ def test_parallel_shapes(target: str) -> None:
         pool = StubPool()
         agree(target, k, {"y": np.zeros((40, 40), np.float32)}, pool.context(2), n=n)
         assert n < 6 or pool.asked
+
+
+# Complex values are two: in registers, through loops and branches, captured by a task, under masks.
+@targets
+@pytest.mark.parametrize("dtype", [c64, c128], ids=str)
+def test_complex_kernels(target: str, dtype: DType) -> None:
+    acc = load("acc", V, dtype=dtype)
+    product = mul(load("x", U, J + V, dtype=dtype), Var("factor", dtype))
+    later = Binary("gt", Index(U), c(1, i64))
+    k = kernel(
+        "complex",
+        [
+            array("x", N, M, dtype=dtype),
+            array("w", 1, dtype=dtype),
+            array("y", M, dtype=dtype, role="out"),
+            array("z", N, 3, dtype=dtype, role="out"),
+        ],
+        "n m",
+        Let("factor", mul(load("w", 0, dtype=dtype), Const(0.5 - 2j, dtype))),
+        serial(
+            "j",
+            0,
+            M,
+            Alloc("acc", dtype, (8,), "registers"),
+            vector("v", 0, 8, 8, Store("acc", (V,), Const(1j, dtype))),
+            serial(
+                "u",
+                0,
+                N,
+                vector("v", 0, minimum(M - J, 8), 8, Store("acc", (V,), add(acc, product))),
+                If(later, (vector("v", 0, 8, 8, Store("acc", (V,), Unary("conj", acc))),)),
+            ),
+            vector("v", 0, minimum(M - J, 8), 8, Store("y", (J + V,), acc)),
+            step=8,
+        ),
+        parallel(
+            "u",
+            0,
+            N,
+            Store("z", (U, 0), Binary("div", Var("factor", dtype), load("x", U, 0, dtype=dtype))),
+            vector("v", 0, 2, 4, Store("z", (U, V + 1), add(Var("factor", dtype), load("x", U, 1 - V, dtype=dtype)))),
+        ),
+    )
+    for n, m in [(0, 3), (1, 8), (4, 11), (3, 19)]:
+        pool = StubPool()
+        agree(target, k, {"x": numbers(dtype, n, m), "w": numbers(dtype, 1)}, pool.context(3), n=n, m=m)
 
 
 @targets

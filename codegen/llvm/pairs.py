@@ -1,0 +1,110 @@
+"""Complex arithmetic on pairs of values.
+
+Products are the schoolbook's, quotients Smith's, every operation rounded by itself, as the loops define them; order is
+by the real part and then by the imaginary one, and nothing that holds a NaN is ordered, as in NumPy. The absolute value
+and the root are mathematics, opened before emission like `exp`.
+"""
+
+from __future__ import annotations
+
+from ...ir.dtypes import DType, bool_, real_of
+from . import scalars
+from .writer import Value, Writer, literal, pair
+
+
+def parts(x: Value) -> tuple[Value, Value]:
+    """Real and imaginary part; a real value's is 0."""
+    return x.parts or (x, literal(0, x.dtype))
+
+
+def unary(w: Writer, op: str, x: Value) -> Value:
+    a, b = parts(x)
+    match op:
+        case "real":
+            return a
+        case "imag":
+            return b
+        case "conj":
+            return pair(a, scalars.unary(w, "neg", b))
+        case "neg":
+            return pair(scalars.unary(w, "neg", a), scalars.unary(w, "neg", b))
+        case "rint":
+            return pair(scalars.unary(w, op, a), scalars.unary(w, op, b))
+        case "isnan" | "isinf":
+            return w.op("or", scalars.unary(w, op, a), scalars.unary(w, op, b))
+        case "isfinite":
+            return w.op("and", scalars.unary(w, op, a), scalars.unary(w, op, b))
+        case _:
+            raise scalars.refuse(op, x.dtype)
+
+
+def binary(w: Writer, op: str, x: Value, y: Value) -> Value:
+    a, b = parts(x)
+    c, d = parts(y)
+    match op:
+        case "add" | "sub":
+            return pair(scalars.binary(w, op, a, c), scalars.binary(w, op, b, d))
+        case "mul":
+            return pair(
+                w.op("fsub", w.op("fmul", a, c), w.op("fmul", b, d)),
+                w.op("fadd", w.op("fmul", a, d), w.op("fmul", b, c)),
+            )
+        case "div":
+            return _divide(w, a, b, c, d)
+        case "eq":
+            return w.op("and", scalars.binary(w, "eq", a, c), scalars.binary(w, "eq", b, d))
+        case "ne":
+            return w.op("or", scalars.binary(w, "ne", a, c), scalars.binary(w, "ne", b, d))
+        case "lt" | "le" | "gt" | "ge":
+            return _ordered(w, op, a, b, c, d)
+        case "min" | "max" | "fmin" | "fmax":
+            first = _ordered(w, "lt" if op.endswith("min") else "gt", a, b, c, d)
+            # NaN wins, or with fmin and fmax loses.
+            if op.startswith("f"):
+                return w.select(w.op("or", first, unary(w, "isnan", y)), x, y)
+            return w.select(w.op("or", first, unary(w, "isnan", x)), x, y)
+        case _:
+            raise scalars.refuse(op, x.dtype)
+
+
+def _ordered(w: Writer, op: str, a: Value, b: Value, c: Value, d: Value) -> Value:
+    strict = scalars.binary(w, "lt" if op in ("lt", "le") else "gt", a, c)
+    known = w.op("fcmp ord", b, d, bool_)
+    tied = w.op("and", scalars.binary(w, "eq", a, c), scalars.binary(w, op, b, d))
+    return w.op("or", w.op("and", strict, known), tied)
+
+
+def _divide(w: Writer, a: Value, b: Value, c: Value, d: Value) -> Value:
+    """(a + bi) / (c + di), by the larger part of the divisor."""
+    one, zero = literal(1.0, a.dtype), literal(0.0, a.dtype)
+    size_c, size_d = (scalars.unary(w, "abs", v) for v in (c, d))
+    by_c = w.op("fcmp oge", size_c, size_d, bool_)
+    larger, smaller = w.select(by_c, c, d), w.select(by_c, d, c)
+    ratio = w.op("fdiv", smaller, larger)
+    scale = w.op("fdiv", one, w.op("fadd", larger, w.op("fmul", smaller, ratio)))
+    p, q = w.select(by_c, a, b), w.select(by_c, b, a)
+    real = w.op("fmul", w.op("fadd", p, w.op("fmul", q, ratio)), scale)
+    forward = w.op("fsub", b, w.op("fmul", a, ratio))
+    backward = w.op("fsub", w.op("fmul", b, ratio), a)
+    imaginary = w.op("fmul", w.select(by_c, forward, backward), scale)
+    nothing = w.op("and", w.op("fcmp oeq", c, zero, bool_), w.op("fcmp oeq", d, zero, bool_))
+    return pair(w.select(nothing, w.op("fdiv", a, size_c), real), w.select(nothing, w.op("fdiv", b, size_c), imaginary))
+
+
+def make(w: Writer, real: Value, imaginary: Value) -> Value:
+    """The complex value of two reals, of which one may be a vector and the other not."""
+    lanes = real.lanes or imaginary.lanes
+    return pair(w.splat(real, lanes), w.splat(imaginary, lanes))
+
+
+def cast(w: Writer, x: Value, dtype: DType) -> Value:
+    """To a complex type, or from one: to bool whether it is not 0, to any other type its real part."""
+    a, b = parts(x)
+    if dtype.kind == "complex":
+        kind = real_of(dtype)
+        if x.parts is None:
+            b = literal(0.0, kind)
+        return make(w, scalars.cast(w, a, kind), scalars.cast(w, b, kind))
+    if dtype is bool_:
+        return w.op("or", scalars.cast(w, a, bool_), scalars.cast(w, b, bool_))
+    return scalars.cast(w, a, dtype)
