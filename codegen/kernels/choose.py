@@ -16,7 +16,7 @@ from ...ir.loops.nodes import Kernel
 from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.value import Value
-from . import contraction, elementwise, scan, softmax, updates
+from . import contraction, elementwise, gemm, scan, softmax, sort, updates
 from .transcendental import open_math
 
 
@@ -31,10 +31,12 @@ class Generator:
 
 GENERATORS: Final[tuple[Generator, ...]] = (
     Generator("elementwise", elementwise.takes, elementwise.elementwise),
+    Generator("gemm", gemm.takes, gemm.gemm),
     Generator("contraction", contraction.takes, contraction.contraction),
     Generator("rows", softmax.takes, softmax.rows),
     Generator("scan", scan.takes, scan.scan),
     Generator("updates", updates.takes, updates.updates),
+    Generator("sort", sort.takes, sort.sort),
 )
 
 
