@@ -504,7 +504,7 @@ class _Gemm:
             row: Dim = 0
             for place, extent in zip(at, extents, strict=True):
                 row = row * extent + place
-            at[-1] = at[-1] + start
+            at = [*at[:-1], at[-1] + start] if at else []
             places = list(zip(matrices.depth, at, strict=True))
 
             def step(r: Dim, c: Dim) -> None:
