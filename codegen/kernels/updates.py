@@ -46,10 +46,10 @@ def updates(definition: KernelDef, target: Target) -> Kernel:
     scatters: list[Block] = []
     for value, out in zip(source.graph.results, source.outs):
         if not isinstance(value, DynamicUpdate | Scatter):
-            blocks.append(space(source, value.shape, stores(value.shape, [(value, out)]), target))
+            blocks.append(space(source, value.shape, stores(value.shape, [(value, out)], target), target))
             continue
         if not overwrites(source, value, out):
-            blocks.append(space(source, value.shape, stores(value.shape, [(value.x, out)]), target))
+            blocks.append(space(source, value.shape, stores(value.shape, [(value.x, out)], target), target))
         if isinstance(value, DynamicUpdate):
             blocks.append(space(source, value.update.shape, block_of(value, out), target))
         else:
@@ -112,7 +112,7 @@ def scattered(source: Source, op: Scatter, out: Param, target: Target) -> Block:
         loop = For(variables[number], 0, shape[number], 1, "serial", block)
         if number == 0 and op.batch_rank:
             below = product(shape[1:]) * weight
-            loop = threads.divided(loop, below if type(below) is int else threads.GRAIN, source.names)
+            loop = threads.divided(loop, max(below, 1) if type(below) is int else threads.GRAIN, source.names)
         block = (loop,)
     return block
 

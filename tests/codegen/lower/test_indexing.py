@@ -113,7 +113,8 @@ def test_outside(place: int, wrong: int) -> None:
     where[place] = wrong
     x, news = np.arange(10, dtype=np.float32), np.ones(100, np.float32)
     failing(graph_of([tensor(10), tensor(100, dtype=i64)], lambda x, i: Gather(x, (i,), (0,))), x, where)
-    scatter = graph_of([tensor(10), tensor(100, dtype=i64), tensor(100)], lambda x, i, u: Scatter(x, (i,), u, (0,), "add"))
+    types = [tensor(10), tensor(100, dtype=i64), tensor(100)]
+    scatter = graph_of(types, lambda x, i, u: Scatter(x, (i,), u, (0,), "add"))
     failing(scatter, x, where, news)
 
 
@@ -247,7 +248,8 @@ def test_batched_scatter() -> None:
         lambda x, i, u: Scatter(x, (i,), u * 0.5, (1,), "set", "drop", 1),
     )
     args = rng.standard_normal((50, 8), np.float32), indices(rng, -3, 12, 50, 300)
-    (kernel, *_) = check(graph, *args, rng.standard_normal((50, 300), np.float32), native=True, targets={"avx2": MODELS["avx2"]}).values()
+    news = rng.standard_normal((50, 300), np.float32)
+    kernel = check(graph, *args, news, targets={"avx2": MODELS["avx2"]})["avx2"]
     loops = [stmt for stmt in kernel.body if isinstance(stmt, For)]
     assert [stmt.kind for stmt in loops][-1] == "parallel"
 
