@@ -117,11 +117,11 @@ def shape_of(x: Any) -> Shape:
 
 
 def typed(x: Any, dtype: DType, shape: Shape | None = None) -> Value:
-    """An operand as a value of that dtype, stretched to `shape` if given. Python numbers are rounded once, to `dtype`."""
-    if isinstance(x, np.generic) or (is_number(x) and not isinstance(x, complex)) or isinstance(x, complex):
-        number = np.asarray(x).astype(dtype.numpy).item() if isinstance(x, np.generic) or isinstance(x, bool) else x
-        if isinstance(number, complex) and dtype.kind != "complex":
-            number = np.asarray(number).astype(dtype.numpy).item()
+    """An operand as a value of that dtype, stretched to `shape` if given. Python numbers are rounded once, to
+    `dtype`."""
+    if isinstance(x, np.generic | bool | int | float | complex):
+        narrowed = isinstance(x, complex) and dtype.kind != "complex"
+        number = np.asarray(x).astype(dtype.numpy).item() if narrowed or isinstance(x, np.generic | bool) else x
         return Full(number, TensorType(() if shape is None else shape, dtype))
     value = convert(unwrap(lift(x)), dtype)
     return value if shape is None else broadcast(value, shape)
@@ -219,7 +219,9 @@ def axis_of(axis: Any, rank: int, what: str = "axis") -> int:
     """An axis counted from the front; TD0822 outside, TD0812 where it is traced."""
     number = static_int(axis, what)
     if not -rank <= number < rank:
-        raise AxisOutOfRange(f"{what} {number} is outside an array of {rank} dimensions", code="TD0822", location=here())
+        raise AxisOutOfRange(
+            f"{what} {number} is outside an array of {rank} dimensions", code="TD0822", location=here()
+        )
     return number % rank
 
 

@@ -26,7 +26,8 @@ from .tracer import Tracer, unwrap, wrap
 
 @dataclass(frozen=True)
 class Cut:
-    """One axis read by a slice: `length` elements from `start` upwards in steps of `step`, then turned round if `back`."""
+    """One axis read by a slice: `length` elements from `start` upwards in steps of `step`, then turned round if
+    `back`."""
 
     start: Dim
     length: Dim
@@ -75,7 +76,10 @@ def _items(index: Any, rank: int) -> list[Any]:
             mask = np.asarray(item)
             if mask.ndim == 0:
                 raise Unsupported(
-                    "indexing by True or False", code="TD0813", location=here(), edit="x[None] for True, np.where for choices"
+                    "indexing by True or False",
+                    code="TD0813",
+                    location=here(),
+                    edit="x[None] for True, np.where for choices",
                 )
             spread += [_Positions(places, size) for places, size in zip(np.nonzero(mask), mask.shape, strict=True)]
         else:
@@ -349,8 +353,11 @@ _MODES: dict[str | None, Mode] = {
 
 
 class Place:
-    """Some elements of an array: what they become. `mode` says what an index outside does: raise, clip, wrap, fill, drop,
-    or promise_in_bounds; `unique_indices` promises that no element is named twice."""
+    """Some elements of an array, and what they become.
+
+    `mode` says what an index outside does: raise, clip, wrap, fill, drop, or promise_in_bounds; `unique_indices` promises
+    that no element is named twice.
+    """
 
     __slots__ = ("index", "x")
 
@@ -380,7 +387,9 @@ class Place:
 
     def divide(self, value: Any, *, mode: str | None = None, unique_indices: bool = False, **promises: Any) -> Tracer:
         with operation():
-            return lift(self.x / place_ones(self.x).at[self.index].multiply(value, mode=mode, unique_indices=unique_indices))
+            return lift(
+                self.x / place_ones(self.x).at[self.index].multiply(value, mode=mode, unique_indices=unique_indices)
+            )
 
     def min(self, value: Any, *, mode: str | None = None, unique_indices: bool = False, **promises: Any) -> Tracer:
         return self._changed("min", value, mode, unique_indices)
@@ -431,9 +440,16 @@ def typed_for(value: Any, base: Value) -> Value:
     x = lift(value)
     if x.value.dtype.kind == "complex" and base.dtype.kind != "complex":
         raise TypeMismatch(
-            f"a complex value in an array of {base.dtype}", code="TD0816", location=here(), edit="x.astype(complex) first"
+            f"a complex value in an array of {base.dtype}",
+            code="TD0816",
+            location=here(),
+            edit="x.astype(complex) first",
         )
-    return typed(value, base.dtype) if not isinstance(value, float) or base.dtype.is_float else convert(unwrap(x), base.dtype)
+    return (
+        typed(value, base.dtype)
+        if not isinstance(value, float) or base.dtype.is_float
+        else convert(unwrap(x), base.dtype)
+    )
 
 
 def _block_set(base: Value, plan: Plan, value: Value) -> Value:
@@ -456,7 +472,9 @@ def _scattered(base: Value, plan: Plan, value: Value, combine: Combine, mode: Mo
     if not axes:
         axes, whole = (0,), whole[1:]
         if rank == 0:
-            return _scattered(reshape(base, (1,)), Plan((Cut(0, 1, 1, False),), (0,), (), (), False, 0), value, combine, mode, unique)
+            return _scattered(
+                reshape(base, (1,)), Plan((Cut(0, 1, 1, False),), (0,), (), (), False, 0), value, combine, mode, unique
+            )
     # The value without new axes, and with dropped axes back as 1: its axes are the gathered block and the slices.
     value = _without_new_axes(value, plan)
     arrays, block, _ = _indices(plan) if plan.arrays else ((), (), ())

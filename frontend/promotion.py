@@ -1,7 +1,8 @@
 """Result types: NumPy's own answer for NumPy's dtypes, our table for bfloat16 and the fp8 kinds.
 
-NumPy itself is asked which loop a ufunc would run (`resolve_dtypes`), so promotion, weak Python numbers and the widening
-of sums are exactly those of the NumPy that is installed. Our own float types stand in as float32 while it decides.
+NumPy itself is asked which loop a ufunc would run (`resolve_dtypes`), so promotion, weak Python numbers and the
+widening of sums are exactly those of the NumPy that is installed. Our own float types stand in as float32 while it
+decides.
 """
 
 from __future__ import annotations
@@ -81,7 +82,8 @@ def _loop(
     options: dict[str, Any] = {"casting": casting}
     wanted: tuple[DType | None, ...] | None = signature
     if dtype is not None:
-        wanted = (*(None,) * ufunc.nin, *(dtype,) * ufunc.nout)
+        # Of a reduction it is the first type, that of the result, which decides.
+        wanted = (dtype, None, None) if reduction else (*(None,) * ufunc.nin, *(dtype,) * ufunc.nout)
     if wanted is not None:
         options["signature"] = tuple(None if d is None else _STAND_IN if d in _OURS else d.numpy for d in wanted)
     if reduction:

@@ -1,4 +1,4 @@
-"""The traces that are running: what they share, where their operations come from, and how a trace becomes a closed graph.
+"""The traces that are running: what they share, where operations come from, how a trace becomes a closed graph.
 
 Traces nest: a transform traces an inner function while the outer one still runs. All traces of one outermost call share
 one count of operations, so a value made before the inner trace began is known by its number; what the inner function
@@ -20,7 +20,7 @@ from ..ir.dims import DimName
 from ..ir.errors import TreadleError, TypeMismatch
 from ..ir.graph import Graph
 from ..ir.location import Location, Origin
-from ..ir.types import TensorType, TupleType
+from ..ir.types import TensorType
 from ..ir.value import Array, Constant, DimSize, Full, Get, Parameter, Value
 from .userline import location_of, user_frame, user_location
 
@@ -29,7 +29,8 @@ Weak = Literal["int", "float", "complex"]
 
 @dataclass(frozen=True)
 class LeafSpec:
-    """One dynamic argument: an array, or a Python number (its kind is then weak in promotion), and its path for messages."""
+    """One dynamic argument: an array, or a Python number (its kind is then weak in promotion), and its path for
+    messages."""
 
     kind: str
     type: TensorType
@@ -82,14 +83,15 @@ class Session:
 
 
 class Trace:
-    """One function being traced. `busy` while an operation is being built: what it builds is the user's one operation."""
+    """One function being traced. `busy` while an operation is being built: what it builds is the user's one
+    operation."""
 
     __slots__ = ("busy", "live", "name", "params", "parent", "session", "start", "token")
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.parent = current()
-        self.session = Session() if self.parent is None else self.parent.session
+        self.parent: Trace | None = current()
+        self.session: Session = Session() if self.parent is None else self.parent.session
         self.start = self.session.sequence
         self.params: tuple[Parameter, ...] = ()
         self.live = False
@@ -107,7 +109,8 @@ class Trace:
         _current.reset(self.token)
 
     def constant(self, array: Array) -> Constant:
-        """The constant that holds the content of a concrete array: one per array, as long as its content stays the same."""
+        """The constant that holds the content of a concrete array: one per array, as long as its content stays the
+        same."""
         session = self.session
         known = session.constants.get(id(array))
         if known is not None and _same_bytes(array, known[1].data):
@@ -135,16 +138,19 @@ current = _current.get
 
 
 class operation:
-    """One operation of the user's: what is built inside carries their line and one number. Nested ones are part of it."""
+    """One operation of the user's: what is built inside carries their line and one number. Nested ones are part of
+    it."""
 
     __slots__ = ("token", "trace")
+
+    trace: Trace | None
 
     def __enter__(self) -> None:
         trace = _current.get()
         if trace is None or trace.busy:
             self.trace = None
             return
-        self.trace: Trace | None = trace
+        self.trace = trace
         trace.busy = True
         session = trace.session
         session.sequence += 1
@@ -170,7 +176,7 @@ def closed(
     trace: Trace,
     dims: tuple[DimName, ...] = (),
 ) -> tuple[Graph, tuple[Value, ...]]:
-    """The closed graph of `results`, and the values of outer traces it needs: they are its first parameters, in that order.
+    """The closed graph of `results`, and the values of outer traces it needs: its first parameters stand for them.
 
     Inner is what depends on a parameter of this trace, or was made since it began; what only outer values decide is
     taken from outside. Constants belong to nobody.
@@ -260,11 +266,9 @@ def _outer_parameters(trace: Trace | None) -> set[int]:
 
 def leaked(value: Value) -> TypeMismatch:
     """A traced value is used although its trace has ended."""
-    kind = value.type
-    shown = kind if isinstance(kind, TensorType | TupleType) else "value"
     made = f", made at {value.location}," if value.location is not None else ""
     return TypeMismatch(
-        f"a traced {shown}{made} is used after its trace has ended",
+        f"a traced {value.type}{made} is used after its trace has ended",
         code="TD0807",
         location=value.location or here(),
         edit="return it from the traced function instead of keeping it in a variable outside",

@@ -1,8 +1,8 @@
 """The traced array: what a function being traced computes with, and what may and may not be asked of it.
 
-It answers NumPy's own protocols, so plain NumPy code builds a graph. What needs the numbers themselves (`if`, `float()`,
-an index of a concrete array) is refused at the user's line with the edit that keeps it in the graph. Python numbers stay
-weak in promotion, as NumPy has it; that weakness lives here and never in the graph.
+It answers NumPy's own protocols, so plain NumPy code builds a graph. What needs the numbers themselves (`if`,
+`float()`, an index of a concrete array) is refused at the user's line with the edit that keeps it in the graph. Python
+numbers stay weak in promotion, as NumPy has it; that weakness lives here and never in the graph.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .trace import Captured, LeafSpec, Trace, Weak, closed, current, here, leake
 from .tree import TreeDef
 from .userline import doing, first_word, ours, trimmed
 
-_NO_VALUE: Final[Any] = np._NoValue  # type: ignore[attr-defined]  # how NumPy spells an argument that was not given
+_NO_VALUE: Final[Any] = np._NoValue  # how NumPy spells an argument that was not given
 
 
 def _call(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -47,7 +47,8 @@ def _in_place(ufunc: np.ufunc, x: Any, y: Any) -> Any:
 
 
 class Tracer:
-    """A traced array. `value` is what the graph computes, `weak` the kind of Python number it stands for, if it does."""
+    """A traced array. `value` is what the graph computes, `weak` the kind of Python number it stands for, if it
+    does."""
 
     __slots__ = ("__weakref__", "owner", "value", "weak")
     __array_priority__ = 1000.0
@@ -105,7 +106,9 @@ class Tracer:
             raise TypeMismatch("len() of a traced scalar", code="TD0804", location=here())
         size = self.shape[0]
         if isinstance(size, SymbolicDim):
-            raise self._refuse(f"asked for its length {size} as an integer", "TD0804", "use x.shape[0], which may be a name")
+            raise self._refuse(
+                f"asked for its length {size} as an integer", "TD0804", "use x.shape[0], which may be a name"
+            )
         return size
 
     # NumPy's protocols.
@@ -119,15 +122,18 @@ class Tracer:
         return _call(function, *args, **kwargs)
 
     def __array_namespace__(self, *, api_version: str | None = None) -> Any:
-        from . import numpy
+        from . import numpy as namespace
 
-        return numpy
+        return namespace
 
     # What needs the numbers, refused.
 
     def _refuse(self, what: str, code: str, edit: str, kind: type[TreadleError] = TypeMismatch) -> TreadleError:
         return kind(
-            f"a traced {self.value.type} is not known while tracing and was {what}", code=code, location=here(), edit=edit
+            f"a traced {self.value.type} is not known while tracing and was {what}",
+            code=code,
+            location=here(),
+            edit=edit,
         )
 
     def __bool__(self) -> bool:
@@ -139,10 +145,14 @@ class Tracer:
         raise self._refuse("asked whether it is true", "TD0801", edit)
 
     def __float__(self) -> float:
-        raise self._number("a Python float", "np.sqrt(x) and its kin instead of math.sqrt(x); x.astype(float) instead of float(x)")
+        raise self._number(
+            "a Python float", "np.sqrt(x) and its kin instead of math.sqrt(x); x.astype(float) instead of float(x)"
+        )
 
     def __int__(self) -> int:
-        raise self._number("a Python int", "x.astype(int) instead of int(x), or make the argument static (static_argnames=)")
+        raise self._number(
+            "a Python int", "x.astype(int) instead of int(x), or make the argument static (static_argnames=)"
+        )
 
     def __complex__(self) -> complex:
         raise self._number("a Python complex", "x.astype(complex) instead of complex(x)")
@@ -169,15 +179,19 @@ class Tracer:
         if what == "store":
             raise self._stored()
         if what == "index":
-            raise self._refuse("used as an index of a concrete array", "TD0800", "td.numpy.asarray(a)[i] instead of a[i]")
+            raise self._refuse(
+                "used as an index of a concrete array", "TD0800", "td.numpy.asarray(a)[i] instead of a[i]"
+            )
         raise self._refuse(
             "asked for its elements as a NumPy array",
             "TD0800",
-            "use np.stack for np.array([a, b]), td.numpy.take(a, i) for np.take(a, i), td.numpy.asarray(x) for np.asarray(x)",
+            "np.stack for np.array([a, b]), td.numpy.take(a, i) for np.take(a, i), td.numpy.asarray(x) for np.asarray(x)",
         )
 
     def __dlpack__(self, **kwargs: Any) -> NoReturn:
-        raise self._refuse("asked for its memory (DLPack)", "TD0815", "return it, and export what the compiled function gives")
+        raise self._refuse(
+            "asked for its memory (DLPack)", "TD0815", "return it, and export what the compiled function gives"
+        )
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (1, 0)
@@ -192,7 +206,9 @@ class Tracer:
         return self
 
     def __hash__(self) -> int:
-        raise self._refuse("hashed", "TD0814", "key on something known while tracing: a static argument, a shape, a name")
+        raise self._refuse(
+            "hashed", "TD0814", "key on something known while tracing: a static argument, a shape, a name"
+        )
 
     def __iter__(self) -> Iterator[Tracer]:
         if self.ndim == 0:
@@ -267,8 +283,8 @@ class Tracer:
     def __rdivmod__(self, other: Any) -> Any:
         return _operator(np.divmod, other, self)
 
-    def __pow__(self, other: Any, modulus: None = None) -> Any:
-        return NotImplemented if modulus is not None else _operator(np.power, self, other)
+    def __pow__(self, other: Any) -> Any:
+        return _operator(np.power, self, other)
 
     def __rpow__(self, other: Any) -> Any:
         return _operator(np.power, other, self)
@@ -483,12 +499,22 @@ class Tracer:
         return _call(np.prod, self, axis, dtype, out, keepdims, initial, where)
 
     def max(
-        self, axis: Any = None, out: Any = None, keepdims: bool = False, initial: Any = _NO_VALUE, where: Any = _NO_VALUE
+        self,
+        axis: Any = None,
+        out: Any = None,
+        keepdims: bool = False,
+        initial: Any = _NO_VALUE,
+        where: Any = _NO_VALUE,
     ) -> Any:
         return _call(np.max, self, axis, out, keepdims, initial, where)
 
     def min(
-        self, axis: Any = None, out: Any = None, keepdims: bool = False, initial: Any = _NO_VALUE, where: Any = _NO_VALUE
+        self,
+        axis: Any = None,
+        out: Any = None,
+        keepdims: bool = False,
+        initial: Any = _NO_VALUE,
+        where: Any = _NO_VALUE,
     ) -> Any:
         return _call(np.min, self, axis, out, keepdims, initial, where)
 

@@ -43,9 +43,7 @@ class TreeDef:
         if self.kind == "leaf":
             return [root]
         return [
-            path
-            for step, child in zip(_steps(self), self.children, strict=True)
-            for path in child.paths(root + step)
+            path for step, child in zip(_steps(self), self.children, strict=True) for path in child.paths(root + step)
         ]
 
     def to_json(self) -> Any:

@@ -102,7 +102,8 @@ def first_word() -> str:
 
 
 def ours(error: BaseException) -> TreadleError | None:
-    """The error of ours that `error` is, or that NumPy wrapped in one of its own; None where the user raised `error`."""
+    """The error of ours that `error` is, or that NumPy wrapped in one of its own; None where the user raised
+    `error`."""
     if isinstance(error, TreadleError):
         return error
     if _raised_by_user(error.__traceback__):

@@ -14,10 +14,25 @@ import numpy as np
 from ..arrays import is_number
 from ..trace import operation
 from ..tracer import Tracer
-from . import creation, joining, linear, reductions, selection, shaping
+from . import (
+    analysis,
+    comparing,
+    creation,
+    joining,
+    linear,
+    reductions,
+    refused,
+    selection,
+    shaping,
+    solve,
+    sorting,
+    statistics,
+)
 from .ufuncs import RULES, elementwise, in_place, not_traced, operator, refuse_out
 
-CHAPTERS: Final = (creation, joining, linear, reductions, selection, shaping)
+CHAPTERS: Final = (
+    analysis, comparing, creation, joining, linear, reductions, refused, selection, shaping, solve, sorting, statistics,
+)  # fmt: skip
 HANDLERS: Final[Mapping[Any, Callable[..., Any]]] = {
     function: handler for chapter in CHAPTERS for function, handler in chapter.TABLE.items()
 }
@@ -86,7 +101,8 @@ def _is_operand(x: Any) -> bool:
 
 
 def apply_operator(ufunc: np.ufunc, operands: tuple[Any, ...]) -> Any:
-    """What a Python operator gives; NotImplemented for what is no operand of an array, so that its own method is asked."""
+    """What a Python operator gives; NotImplemented for what is no operand of an array, so that its own method is
+    asked."""
     if not all(map(_is_operand, operands)):
         return NotImplemented
     with operation():

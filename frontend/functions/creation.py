@@ -1,5 +1,8 @@
-"""New arrays: filled, counted, copied in another type. In a trace they are values of the graph, so their shapes may have
-names; the functions that make arrays from nothing come here through `td.numpy`, or through `like=`."""
+"""New arrays: filled, counted, copied in another type.
+
+In a trace they are values of the graph, so their shapes may have names. NumPy does not dispatch the functions that make
+arrays from nothing: they come here through `td.numpy`.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,9 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None, cast
     kind = of(dtype)
     if casting != "unsafe" and not np.can_cast(value.dtype.numpy, kind.numpy, casting):  # type: ignore[arg-type]
         raise TypeMismatch(
-            f"cannot cast from {value.dtype} to {kind} according to the rule {casting!r}", code="TD0816", location=here()
+            f"cannot cast from {value.dtype} to {kind} according to the rule {casting!r}",
+            code="TD0816",
+            location=here(),
         )
     return wrap(convert(value, kind))
 
@@ -69,7 +74,9 @@ def view(x: Any, dtype: Any) -> Tracer:
     return wrap(value if kind is value.dtype else e.Bitcast(value, kind))
 
 
-def asarray(a: Any, dtype: Any = None, order: Any = None, *, device: Any = None, copy: Any = None, like: Any = None) -> Tracer:
+def asarray(
+    a: Any, dtype: Any = None, order: Any = None, *, device: Any = None, copy: Any = None, like: Any = None
+) -> Tracer:
     x = lift(a)
     value = unwrap(x)
     kind = dtype_argument(dtype)
@@ -77,8 +84,8 @@ def asarray(a: Any, dtype: Any = None, order: Any = None, *, device: Any = None,
 
 
 def array(
-    object: Any, dtype: Any = None, *, copy: Any = True, order: Any = "K", subok: bool = False, ndmin: int = 0, ndmax: int = 0,
-    like: Any = None,
+    object: Any, dtype: Any = None, *, copy: Any = True, order: Any = "K", subok: bool = False, ndmin: int = 0, ndmax:
+    int = 0, like: Any = None,
 ) -> Tracer:  # fmt: skip
     found = asarray(object, dtype)
     return wrap(expand(found.value, range(ndmin - found.ndim))) if found.ndim < ndmin else found
@@ -163,7 +170,9 @@ def arange(*bounds: Any, dtype: Any = None, device: Any = None, like: Any = None
             given = given if len(given) > place else [*given, *[None] * (place + 1 - len(given))]
             given[place] = named.pop(name)
     if named:
-        raise TypeMismatch(f"arange() got an unexpected keyword argument {next(iter(named))!r}", code="TD0822", location=here())
+        raise TypeMismatch(
+            f"arange() got an unexpected keyword argument {next(iter(named))!r}", code="TD0822", location=here()
+        )
     if len(given) == 4:
         dtype = given.pop()
     if len(given) == 1 or (len(given) > 1 and given[1] is None):
@@ -194,8 +203,8 @@ def arange(*bounds: Any, dtype: Any = None, device: Any = None, like: Any = None
 
 
 def linspace(
-    start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None, axis: Any = 0, *,
-    device: Any = None,
+    start: Any, stop: Any, num: Any = 50, endpoint: bool = True, retstep: bool = False, dtype: Any = None, axis: Any =
+    0, *, device: Any = None,
 ) -> Any:  # fmt: skip
     count = static_dim(num, "num")
     if type(count) is int and count < 0:
@@ -250,14 +259,15 @@ def logspace(
     return found if dtype is None else astype(found, dtype)
 
 
-def geomspace(
-    start: Any, stop: Any, num: Any = 50, endpoint: bool = True, dtype: Any = None, axis: Any = 0
-) -> Tracer:
+def geomspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, dtype: Any = None, axis: Any = 0) -> Tracer:
     kinds = [described(x) for x in (start, stop)]
     inner = result_type(*kinds, float)
     if inner.kind == "complex":
         raise Unsupported(
-            "geomspace of complex numbers", code="TD0810", location=here(), edit="np.exp(np.linspace(np.log(a), np.log(b)))"
+            "geomspace of complex numbers",
+            code="TD0810",
+            location=here(),
+            edit="np.exp(np.linspace(np.log(a), np.log(b)))",
         )
     shape = broadcast_shapes(*map(shape_of, (start, stop)))
     begin, end = typed(start, inner, shape), typed(stop, inner, shape)
@@ -267,7 +277,7 @@ def geomspace(
     count = powers.shape[0]
     found = unwrap(elementwise(np.power, 10.0, wrap(powers)))
     place = Iota(TensorType(powers.shape, i64), 0)
-    ends = [(Full(0, place.tensor), begin * sign)]
+    ends: list[tuple[Value, Value]] = [(Full(0, place.tensor), begin * sign)]
     if endpoint:
         ends.append((broadcast(size_value(count - 1), place.shape), end * sign))
     for where, edge in ends:
@@ -303,7 +313,8 @@ def indices(dimensions: Any, dtype: Any = int, sparse: bool = False) -> Any:
     rank = len(shape)
     if sparse:
         return tuple(
-            wrap(Iota(TensorType(tuple(n if i == axis else 1 for i, n in enumerate(shape)), kind), axis)) for axis in range(rank)
+            wrap(Iota(TensorType(tuple(n if i == axis else 1 for i, n in enumerate(shape)), kind), axis))
+            for axis in range(rank)
         )
     if rank == 0:
         return wrap(Full(0, TensorType((0,), kind)))
@@ -321,7 +332,7 @@ def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
     if type(columns) is not int:
         raise Unsupported("vander of a size that is a name", code="TD0811", location=here(), edit="give N as a number")
     ones_ = Full(1, TensorType((size, 1), kind))
-    parts = [ones_] if columns > 0 else []
+    parts: list[Value] = [ones_] if columns > 0 else []
     if columns > 1:
         parts.append(broadcast(expand(convert(value, kind), (1,)), (size, columns - 1)))
     if not parts:
@@ -331,7 +342,9 @@ def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
     return powers if increasing else flip(powers, 1)
 
 
-def fromfunction(function: Callable[..., Any], shape: Any, *, dtype: Any = float, like: Any = None, **kwargs: Any) -> Any:
+def fromfunction(
+    function: Callable[..., Any], shape: Any, *, dtype: Any = float, like: Any = None, **kwargs: Any
+) -> Any:
     return function(*(indices(shape, dtype)), **kwargs)
 
 

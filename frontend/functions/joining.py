@@ -42,7 +42,9 @@ def _items(arrays: Any, name: str) -> list[Any]:
     return found
 
 
-def concatenate(arrays: Any, /, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind") -> Tracer:
+def concatenate(
+    arrays: Any, /, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
+) -> Tracer:
     refuse_out(out, "concatenate")
     values = _met(_items(arrays, "concatenate"), dtype)
     if axis is None:

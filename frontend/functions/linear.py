@@ -57,7 +57,12 @@ def _met(a: Any, b: Any) -> tuple[Value, Value]:
 
 
 def contract(
-    x: Value, y: Value, x_batch: Sequence[int], y_batch: Sequence[int], x_contract: Sequence[int], y_contract: Sequence[int]
+    x: Value,
+    y: Value,
+    x_batch: Sequence[int],
+    y_batch: Sequence[int],
+    x_contract: Sequence[int],
+    y_contract: Sequence[int],
 ) -> Value:
     """`Dot`, where fp8 is multiplied in f32; without axes to sum over, a plain product."""
     if x.dtype in FLOAT8:
@@ -66,7 +71,8 @@ def contract(
     for i, j in zip(x_contract, y_contract, strict=True):
         if x.shape[i] != y.shape[j]:
             raise _wrong(
-                f"contracted axes differ: {x.type} has {show(x.shape[i])} (axis {i}), {y.type} has {show(y.shape[j])} (axis {j})"
+                f"contracted axes differ: {x.type} has {show(x.shape[i])} (axis {i}), "
+                f"{y.type} has {show(y.shape[j])} (axis {j})"
             )
     if not x_contract:
         free_x = [i for i in range(x.rank) if i not in x_batch]
@@ -131,10 +137,7 @@ def matmul(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
             f"matmul: contracted axes differ: {a.type} has {show(a.shape[-1])}, {b.type} has "
             f"{show(b.shape[0 if right else -2])} (axis {b.rank - (1 if right else 2)})"
         )
-    if left or right:
-        found = contract(a, b, (), (), (a.rank - 1,), (0 if right else b.rank - 2,))
-    else:
-        found = product_of(a, b)
+    found = contract(a, b, (), (), (a.rank - 1,), (0 if right else b.rank - 2,)) if left or right else product_of(a, b)
     return wrap(convert(found, gives[0]))
 
 
@@ -294,7 +297,9 @@ def cross(a: Any, b: Any, axisa: Any = -1, axisb: Any = -1, axisc: Any = -1, axi
 # --- einsum -------------------------------------------------------------------------------------------------------
 
 
-def einsum(*operands: Any, out: Any = None, dtype: Any = None, order: Any = "K", casting: str = "safe", optimize: Any = False) -> Tracer:
+def einsum(
+    *operands: Any, out: Any = None, dtype: Any = None, order: Any = "K", casting: str = "safe", optimize: Any = False
+) -> Tracer:
     refuse_out(out, "einsum")
     terms, output, xs = _subscripts(operands)
     kinds = [described(x) for x in xs]
@@ -308,7 +313,8 @@ Labelled = tuple[Value, str]
 
 
 def _subscripts(operands: Sequence[Any]) -> tuple[list[str], str, list[Tracer]]:
-    """The labels of each operand and of the result, every ellipsis spelt out by letters of its own, and the operands."""
+    """The labels of each operand and of the result, every ellipsis spelt out by letters of its own, and the
+    operands."""
     if isinstance(operands[0], str):
         text, xs = operands[0].replace(" ", ""), [lift(x) for x in operands[1:]]
     else:
@@ -351,6 +357,7 @@ def _subscripts(operands: Sequence[Any]) -> tuple[list[str], str, list[Tracer]]:
 
 def _from_lists(operands: Sequence[Any]) -> tuple[str, list[Tracer]]:
     """The form with lists of numbers or Ellipsis after each operand."""
+
     def term(items: Sequence[Any]) -> str:
         return "".join("..." if item is Ellipsis else chr(0x400 + int(item)) for item in items)
 
@@ -404,7 +411,10 @@ def _path(items: list[Labelled], output: str) -> list[tuple[int, int]]:
         return []
     if len(items) == 2:
         return [(0, 1)]
-    letters = {c: chr(ord("a") + i) if i < 26 else chr(ord("A") + i - 26) for i, c in enumerate(dict.fromkeys("".join(t for _, t in items)))}
+    letters = {
+        c: chr(ord("a") + i) if i < 26 else chr(ord("A") + i - 26)
+        for i, c in enumerate(dict.fromkeys("".join(t for _, t in items)))
+    }
     shapes = [tuple(32 if isinstance(n, SymbolicDim) else n for n in value.shape) for value, _ in items]
     text = ",".join("".join(letters[c] for c in term) for _, term in items) + "->" + "".join(letters[c] for c in output)
     fakes = [np.broadcast_to(np.float32(0), shape) for shape in shapes]
@@ -427,10 +437,7 @@ def _summed(item: Labelled, wanted: set[str]) -> Labelled:
     axes = tuple(i for i, c in enumerate(term) if c not in wanted)
     if not axes:
         return item
-    if value.dtype in FLOAT8:
-        value = convert(Sum(convert(value, f32), axes), value.dtype)
-    else:
-        value = Sum(value, axes)
+    value = convert(Sum(convert(value, f32), axes), value.dtype) if value.dtype in FLOAT8 else Sum(value, axes)
     return value, "".join(c for c in term if c in wanted)
 
 
@@ -457,6 +464,7 @@ def _pair(x: Labelled, y: Labelled, wanted: set[str]) -> Labelled:
 
 def einsum_path(*operands: Any, optimize: Any = "greedy", einsum_call: bool = False) -> Any:
     """NumPy's own, on arrays of these shapes."""
+
     def fake(x: Any) -> Any:
         if not isinstance(x, Tracer):
             return x
@@ -492,7 +500,8 @@ def _chain(xs: list[Tracer]) -> Tracer:
         for i in range(count - length + 1):
             j = i + length - 1
             cost[i, j] = min(
-                (cost[i, k][0] + cost[k + 1, j][0] + numbers[i] * numbers[k + 1] * numbers[j + 1], k) for k in range(i, j)
+                (cost[i, k][0] + cost[k + 1, j][0] + numbers[i] * numbers[k + 1] * numbers[j + 1], k)
+                for k in range(i, j)
             )
 
     def build(i: int, j: int) -> Tracer:

@@ -40,7 +40,7 @@ from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
 from .ufuncs import RULES, elementwise, fold, not_traced, outer, prefixes, refuse_out
 
-GIVEN: Final = np._NoValue  # type: ignore[attr-defined]  # what NumPy passes for an argument that was not given
+GIVEN: Final = np._NoValue  # what NumPy passes for an argument that was not given
 
 
 def _given(x: Any, default: Any = None) -> Any:
@@ -63,7 +63,15 @@ def masked(value: Value, where: Any, neutral: Any) -> Value:
 
 
 def _combine(
-    ufunc: np.ufunc, op: type[Value], neutral: int, a: Any, axis: Any, dtype: Any, keepdims: Any, initial: Any, where: Any
+    ufunc: np.ufunc,
+    op: type[Value],
+    neutral: int,
+    a: Any,
+    axis: Any,
+    dtype: Any,
+    keepdims: Any,
+    initial: Any,
+    where: Any,
 ) -> Tracer:
     x = lift(a)
     _, gives = loop(ufunc, (described(x),), dtype_argument(dtype), reduction=True)
@@ -104,9 +112,7 @@ def prod(
     return _combine(np.multiply, r.Prod, 1, a, axis, dtype, keepdims, initial, where)
 
 
-def _extreme(
-    largest: bool, a: Any, axis: Any, keepdims: Any, initial: Any, where: Any, dtype: Any = None
-) -> Tracer:
+def _extreme(largest: bool, a: Any, axis: Any, keepdims: Any, initial: Any, where: Any, dtype: Any = None) -> Tracer:
     name = "max" if largest else "min"
     value = unwrap(lift(a))
     if dtype is not None:
@@ -226,7 +232,9 @@ def mean(
     axes = axes_of(_given(axis), value.rank)
     wide = convert(value, inner)
     if _given(where, True) is not True:
-        wide = broadcast(wide, broadcast_shapes(wide.shape, np.shape(where) if not isinstance(where, Tracer) else where.shape))
+        wide = broadcast(
+            wide, broadcast_shapes(wide.shape, np.shape(where) if not isinstance(where, Tracer) else where.shape)
+        )
     total = _along(r.Sum, masked(wide, where, 0), axes)
     count = _count(wide, axes, where, inner)
     return wrap(convert(keep(total / broadcast(count, total.shape), axes, keepdims), kind))
@@ -245,7 +253,9 @@ def _spread(
     axes = axes_of(_given(axis), value.rank)
     wide = convert(value, inner)
     if _given(where, True) is not True:
-        wide = broadcast(wide, broadcast_shapes(wide.shape, np.shape(where) if not isinstance(where, Tracer) else where.shape))
+        wide = broadcast(
+            wide, broadcast_shapes(wide.shape, np.shape(where) if not isinstance(where, Tracer) else where.shape)
+        )
     count = _count(wide, axes, where, real_of(inner))
     if _given(mean_) is None:
         total = _along(r.Sum, masked(wide, where, 0), axes)
@@ -294,7 +304,9 @@ def average(a: Any, axis: Any = None, weights: Any = None, returned: bool = Fals
     wide = convert(unwrap(w), kind)
     if w.shape != x.shape:
         if axis is None:
-            raise TypeMismatch("axis must be given where the shapes of a and weights differ", code="TD0822", location=here())
+            raise TypeMismatch(
+                "axis must be given where the shapes of a and weights differ", code="TD0822", location=here()
+            )
         if w.shape != tuple(x.shape[i] for i in axes):
             raise InvalidValue("the shape of weights is not that of a along axis", code="TD0822", location=here())
         order = sorted(range(len(axes)), key=lambda i: axes[i])
@@ -319,10 +331,7 @@ def _place(op: type[Value], name: str, a: Any, axis: Any, keepdims: Any) -> Trac
     _not_empty(value, (number,), name)
     if value.dtype in FLOAT8:
         value = convert(value, f32)
-    if value.dtype.kind == "complex":
-        found = _complex_place(value, number, op is r.ArgMax)
-    else:
-        found = op(value, number)
+    found = _complex_place(value, number, op is r.ArgMax) if value.dtype.kind == "complex" else op(value, number)
     if _given(keepdims, False):
         return wrap(reshape(found, (1,) * rank) if flat else expand(found, (number,)))
     return wrap(found)
@@ -461,7 +470,9 @@ def _both(there: Tracer, where: Any) -> Tracer:
     return found
 
 
-def _nan_spread(a: Any, axis: Any, dtype: Any, ddof: Any, keepdims: Any, where: Any, mean_: Any, correction: Any) -> Any:
+def _nan_spread(
+    a: Any, axis: Any, dtype: Any, ddof: Any, keepdims: Any, where: Any, mean_: Any, correction: Any
+) -> Any:
     filled, there = numbers_of(a, 0)
     if lift(a).value.dtype.kind not in ("float", "complex"):
         return _spread(a, axis, dtype, ddof, keepdims, where, mean_, correction)

@@ -37,7 +37,7 @@ from ..tracer import Tracer, unwrap, wrap
 from .shaping import taken
 from .ufuncs import elementwise, refuse_out
 
-GIVEN: Final = np._NoValue  # type: ignore[attr-defined]
+GIVEN: Final = np._NoValue
 
 
 def data_dependent(name: str, edit: str) -> Callable[..., Any]:
@@ -89,7 +89,9 @@ def piecewise(x: Any, condlist: Any, funclist: Sequence[Any], *args: Any, **kw: 
     """As NumPy's, with every function applied to the whole array."""
     value = unwrap(lift(x))
     conditions = condlist
-    if not isinstance(condlist, list | tuple) or (value.rank and not isinstance(condlist[0], list | np.ndarray | Tracer)):
+    if not isinstance(condlist, list | tuple) or (
+        value.rank and not isinstance(condlist[0], list | np.ndarray | Tracer)
+    ):
         conditions = [condlist]
     masks = [broadcast(convert(unwrap(lift(c)), bool_), value.shape) for c in conditions]
     functions = list(funclist)
@@ -99,7 +101,9 @@ def piecewise(x: Any, condlist: Any, funclist: Sequence[Any], *args: Any, **kw: 
             rest = e.Or(rest, mask)
         masks.append(e.Not(rest))
     if len(functions) != len(masks):
-        raise InvalidValue(f"with {len(masks)} conditions, as many or one more functions are needed", code="TD0822", location=here())
+        raise InvalidValue(
+            f"with {len(masks)} conditions, as many or one more functions are needed", code="TD0822", location=here()
+        )
     found: Value = Full(0, value.tensor)
     for mask, function in zip(masks, functions, strict=True):
         piece = function(wrap(value), *args, **kw) if callable(function) else function
@@ -108,7 +112,8 @@ def piecewise(x: Any, condlist: Any, funclist: Sequence[Any], *args: Any, **kw: 
 
 
 def clip(
-    a: Any, a_min: Any = GIVEN, a_max: Any = GIVEN, out: Any = None, *, min: Any = GIVEN, max: Any = GIVEN, dtype: Any = None,
+    a: Any, a_min: Any = GIVEN, a_max: Any = GIVEN, out: Any = None, *, min: Any = GIVEN, max: Any = GIVEN, dtype: Any
+    = None,
     **kwargs: Any,
 ) -> Tracer:  # fmt: skip
     refuse_out(out, "clip")
@@ -144,7 +149,9 @@ def _within(a: Any, bound: Any) -> Any:
 
 def _mode(mode: Any) -> Mode:
     if mode not in ("raise", "wrap", "clip"):
-        raise InvalidValue(f"clipmode must be one of 'clip', 'raise', or 'wrap' (got {mode!r})", code="TD0822", location=here())
+        raise InvalidValue(
+            f"clipmode must be one of 'clip', 'raise', or 'wrap' (got {mode!r})", code="TD0822", location=here()
+        )
     found: Mode = mode
     return found
 
@@ -190,7 +197,9 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
 
 def _same_rank(value: Value, index: Value) -> None:
     if index.rank != value.rank:
-        raise InvalidValue("`indices` and `arr` must have the same number of dimensions", code="TD0822", location=here())
+        raise InvalidValue(
+            "`indices` and `arr` must have the same number of dimensions", code="TD0822", location=here()
+        )
 
 
 def _with(shape: tuple[Any, ...], axis: int, size: Any) -> tuple[Any, ...]:
@@ -215,7 +224,9 @@ def along_axis_set(arr: Any, indices: Any, values: Any, axis: Any) -> Tracer:
 def choose(a: Any, choices: Any, out: Any = None, mode: Any = "raise") -> Tracer:
     refuse_out(out, "choose")
     index = _index(a)
-    values = together(*(list(choices) if not isinstance(choices, Tracer) else [choices[i] for i in range(len(choices))]))
+    values = together(
+        *(list(choices) if not isinstance(choices, Tracer) else [choices[i] for i in range(len(choices))])
+    )
     shape = broadcast_shapes(index.shape, values[0].shape)
     table = Concatenate(tuple(expand(broadcast(v, shape), (0,)) for v in values), 0)
     where_ = broadcast(index, shape)
@@ -329,8 +340,6 @@ def round_(a: Any, decimals: Any = 0, out: Any = None) -> Tracer:
     else:
         found = elementwise(np.multiply, elementwise(np.rint, elementwise(np.true_divide, x, scale)), scale)
     return found
-
-
 
 
 TABLE: Final[Mapping[Any, Callable[..., Any]]] = {

@@ -6,6 +6,7 @@ Sizes may be symbolic wherever NumPy's rule can be said for them; an unknown siz
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import numpy as np
@@ -81,7 +82,7 @@ def reshape(a: Any, /, shape: Any = None, order: Any = "C", *, copy: Any = None)
     value = unwrap(lift(a))
     if isinstance(shape, Tracer):
         shape = static_shape(shape)
-    wanted = shape if isinstance(shape, tuple | list | np.ndarray) else (shape,)
+    wanted = tuple(shape) if isinstance(shape, tuple | list | np.ndarray) else (shape,)
     to = solved(value.tensor.size, wanted)
     if product(to) != value.tensor.size:
         raise ShapeMismatch(
@@ -286,13 +287,17 @@ def repeat(a: Any, repeats: Any, axis: Any = None) -> Tracer:
     if any_traced(repeats) and not isinstance(repeats, SymbolicDim):
         raise _data_dependent("repeat", "repeats", "give repeats as a number that is known")
     if isinstance(repeats, SymbolicDim) or np.ndim(repeats) == 0 or len(repeats) == 1:
-        count = static_dim(repeats if isinstance(repeats, SymbolicDim) or np.ndim(repeats) == 0 else repeats[0], "repeats")
+        count = static_dim(
+            repeats if isinstance(repeats, SymbolicDim) or np.ndim(repeats) == 0 else repeats[0], "repeats"
+        )
         if type(count) is int and count < 0:
             raise _wrong("repeats may not contain negative values.")
         stretched = expand(value, (number + 1,))
         shape = (*value.shape[: number + 1], count, *value.shape[number + 1 :])
         wide = broadcast(stretched, shape)
-        return wrap(arrays.reshape(wide, (*value.shape[:number], value.shape[number] * count, *value.shape[number + 1 :])))
+        return wrap(
+            arrays.reshape(wide, (*value.shape[:number], value.shape[number] * count, *value.shape[number + 1 :]))
+        )
     counts = np.asarray(repeats)
     size = value.shape[number]
     if type(size) is not int or len(counts) != size:
@@ -304,7 +309,8 @@ def taken(value: Value, places: np.ndarray[Any, Any], axis: int) -> Value:
     """`value` at places along an axis that are known and inside."""
     index = unwrap(lift(places.astype(np.int64)))
     found = Gather(value, (index,), (axis,), "promised")
-    return permute(found, [*range(1, axis + 1), 0, *range(axis + 1, value.rank)])
+    rank = index.rank
+    return permute(found, [*range(rank, rank + axis), *range(rank), *range(rank + axis, found.rank)])
 
 
 def _data_dependent(name: str, what: str, edit: str) -> Unsupported:
@@ -318,9 +324,9 @@ def _data_dependent(name: str, what: str, edit: str) -> Unsupported:
 
 def tile(A: Any, reps: Any) -> Tracer:
     value = unwrap(lift(A))
-    counts = [static_dim(each, "reps") for each in _tuple(reps.tolist() if isinstance(reps, np.ndarray) else reps)]
-    rank = max(value.rank, len(counts))
-    counts = [1] * (rank - len(counts)) + counts
+    given = [static_dim(each, "reps") for each in _tuple(reps.tolist() if isinstance(reps, np.ndarray) else reps)]
+    rank = max(value.rank, len(given))
+    counts: list[Dim] = [*(1,) * (rank - len(given)), *given]
     shape = (1,) * (rank - value.rank) + value.shape
     spread: list[Dim] = []
     for count, size in zip(counts, shape, strict=True):
@@ -407,7 +413,9 @@ def delete(arr: Any, obj: Any, axis: Any = None) -> Tracer:
     number = axis_of(axis, value.rank)
     size = value.shape[number]
     if type(size) is not int:
-        raise Unsupported(f"delete along an axis of size {show(size)}", code="TD0811", location=here(), edit="cut it with slices")
+        raise Unsupported(
+            f"delete along an axis of size {show(size)}", code="TD0811", location=here(), edit="cut it with slices"
+        )
     return wrap(taken(value, np.delete(np.arange(size), obj), number))
 
 
@@ -421,7 +429,9 @@ def insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Tracer:
     number = axis_of(axis, value.rank)
     size = value.shape[number]
     if type(size) is not int:
-        raise Unsupported(f"insert along an axis of size {show(size)}", code="TD0811", location=here(), edit="use np.concatenate")
+        raise Unsupported(
+            f"insert along an axis of size {show(size)}", code="TD0811", location=here(), edit="use np.concatenate"
+        )
     # NumPy says where each new element goes: run it on numbers that name the elements.
     new = unwrap(lift(values))
     single = np.ndim(obj) == 0 and not isinstance(obj, slice)
@@ -462,7 +472,9 @@ def pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Tr
     value = unwrap(lift(array))
     widths = _pairs(pad_width, value.rank, "pad_width")
     if callable(mode):
-        raise Unsupported("pad with a function", code="TD0810", location=here(), edit="pad with a constant, then np.where")
+        raise Unsupported(
+            "pad with a function", code="TD0810", location=here(), edit="pad with a constant, then np.where"
+        )
     known_options = {
         "constant": ("constant_values",), "linear_ramp": ("end_values",), "maximum": ("stat_length",),
         "mean": ("stat_length",), "median": ("stat_length",), "minimum": ("stat_length",),
@@ -515,7 +527,7 @@ def _amounts(given: Any, rank: int) -> list[tuple[Any, Any]]:
     if isinstance(given, Tracer) and given.ndim == 0:
         return [(given, given)] * rank
     if isinstance(given, dict):
-        return [tuple(given.get(i, (0, 0))) for i in range(rank)]  # type: ignore[misc]
+        return [tuple(given.get(i, (0, 0))) for i in range(rank)]
     if np.ndim(given if not any_traced(given) else np.empty(0)) == 0 and not isinstance(given, tuple | list):
         return [(given, given)] * rank
     rows = list(given)
@@ -523,7 +535,7 @@ def _amounts(given: Any, rank: int) -> list[tuple[Any, Any]]:
         return [(rows[0], rows[-1])] * rank
     if len(rows) == 1:
         rows = rows * rank
-    return [(list(row)[0], list(row)[-1]) for row in rows]
+    return [(row[0], row[-1]) for row in map(list, rows)]
 
 
 def _zero_pad(rank: int, axis: int, low: Dim, high: Dim) -> tuple[Shape, Shape]:
@@ -533,8 +545,10 @@ def _zero_pad(rank: int, axis: int, low: Dim, high: Dim) -> tuple[Shape, Shape]:
 def _constant_pad(value: Value, widths: list[tuple[Dim, Dim]], fill: Any) -> Value:
     amounts = _amounts(fill, value.rank)
     first = amounts[0] if amounts else (0, 0)
-    if not isinstance(first[0], Tracer) and all(low is high or _equal(low, high) for low, high in amounts) and all(
-        _equal(low, first[0]) for low, _ in amounts
+    if (
+        not isinstance(first[0], Tracer)
+        and all(low is high or _equal(low, high) for low, high in amounts)
+        and all(_equal(low, first[0]) for low, _ in amounts)
     ):
         scalar = typed(_cast(first[0], value.dtype), value.dtype, ())
         low, high = tuple(w[0] for w in widths), tuple(w[1] for w in widths)
@@ -566,11 +580,15 @@ def _ramp_pad(value: Value, widths: list[tuple[Dim, Dim]], ends: Any) -> Value:
         size = value.shape[axis]
         if low != 0:
             edge = wrap(arrays.reshape(cut(value, axis, 0, 1), _without(value.shape, axis)))
-            line = linspace(_cast(before, value.dtype), edge, num=low, endpoint=False, dtype=value.dtype.numpy, axis=axis)
+            line = linspace(
+                _cast(before, value.dtype), edge, num=low, endpoint=False, dtype=value.dtype.numpy, axis=axis
+            )
             parts.insert(0, unwrap(line))
         if high != 0:
             edge = wrap(arrays.reshape(cut(value, axis, size - 1, size), _without(value.shape, axis)))
-            line = linspace(_cast(after, value.dtype), edge, num=high, endpoint=False, dtype=value.dtype.numpy, axis=axis)
+            line = linspace(
+                _cast(after, value.dtype), edge, num=high, endpoint=False, dtype=value.dtype.numpy, axis=axis
+            )
             parts.append(Reverse(unwrap(line), (axis,)))
         value = Concatenate(tuple(parts), axis) if len(parts) > 1 else value
     return value
@@ -609,7 +627,8 @@ def _stat_pad(value: Value, widths: list[tuple[Dim, Dim]], mode: str, stat_lengt
 
 
 def _index_pad(value: Value, widths: list[tuple[Dim, Dim]], mode: str, reflect_type: str) -> Value:
-    """Modes that copy elements: NumPy pads the positions, the elements are read there. Odd reflections mirror values too."""
+    """Modes that copy elements: NumPy pads the positions, the elements are read there. Odd reflections mirror values
+    too."""
     for axis, (low, high) in enumerate(widths):
         if low == 0 and high == 0:
             continue
@@ -674,7 +693,7 @@ def array_split(ary: Any, indices_or_sections: Any, axis: Any = 0) -> list[Trace
     bounds = [0, *places, size]
     return [
         wrap(cut(value, number, low, high if not (type(low) is int and type(high) is int and high < low) else low))
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True)
+        for low, high in pairwise(bounds)
     ]
 
 

@@ -96,7 +96,8 @@ def _heaviside(x: Value, at_zero: Value) -> Value:
 
 def _spacing(x: Value) -> Value:
     outward = e.Copysign(lift_number(math.inf, x), x)
-    return e.Nextafter(x, outward) - x
+    gap = e.Nextafter(x, outward) - x
+    return e.Abs(gap) if x.dtype is f16 else gap  # of float16 NumPy gives the size, of the others the sign too
 
 
 def _modf(x: Value) -> tuple[Value, Value]:
@@ -136,7 +137,9 @@ def _gcd(x: Value, y: Value) -> Value:
     """Euclid on the magnitudes, all elements together until every remainder is 0."""
 
     def step(a: Value, b: Value) -> tuple[Value, Value]:
-        return b, e.Select(e.Eq(b, lift_number(0, b)), b, e.Rem(a, e.Select(e.Eq(b, lift_number(0, b)), lift_number(1, b), b)))
+        return b, e.Select(
+            e.Eq(b, lift_number(0, b)), b, e.Rem(a, e.Select(e.Eq(b, lift_number(0, b)), lift_number(1, b), b))
+        )
 
     def merged(a: Value, b: Value) -> tuple[Value, Value]:
         done = e.Eq(b, lift_number(0, b))
@@ -145,7 +148,9 @@ def _gcd(x: Value, y: Value) -> Value:
 
     kind = x.tensor
     start = tuple(v if v.dtype.kind == "uint" else e.Abs(v) for v in (x, y))
-    condition = _body("unfinished", (kind, kind), lambda a, b: (AnyReduction(e.Ne(b, lift_number(0, b)), _all_axes(b)),))
+    condition = _body(
+        "unfinished", (kind, kind), lambda a, b: (AnyReduction(e.Ne(b, lift_number(0, b)), _all_axes(b)),)
+    )
     return Get(While((), start, condition, _body("euclid", (kind, kind), merged)), 0)
 
 
@@ -189,10 +194,7 @@ def _signed_unsigned(op: type[Value], x: Value, y: Value) -> Value:
     signed = x if signed_first else y
     negative = Lt(signed, lift_number(0, signed))
     plain = op(convert(x, u64), convert(y, u64))
-    if op is e.Eq or op is e.Ne:
-        answer = op is e.Ne
-    else:
-        answer = (op in (Lt, Le)) is signed_first
+    answer = op is e.Ne if op is e.Eq or op is e.Ne else (op in (Lt, Le)) is signed_first
     return e.Select(negative, lift_number(answer, plain), plain)
 
 
@@ -351,7 +353,9 @@ def _out_of_range(
         number, kind = given[i], takes[i]
         if kinds[i] is not int or not is_number(number) or not kind.is_integer:
             continue
-        low, high = (0, 2**kind.bits - 1) if kind.kind == "uint" else (-(2 ** (kind.bits - 1)), 2 ** (kind.bits - 1) - 1)
+        low, high = (
+            (0, 2**kind.bits - 1) if kind.kind == "uint" else (-(2 ** (kind.bits - 1)), 2 ** (kind.bits - 1) - 1)
+        )
         if low <= number <= high:
             continue
         above = number > high
@@ -431,7 +435,10 @@ def in_place(ufunc: np.ufunc, x: Tracer, y: Any, compute: Callable[..., Any]) ->
     gives = result.dtype
     if not _storable(gives, mine):
         raise TypeMismatch(
-            f"cannot store {gives} in place in {mine}", code="TD0821", location=here(), edit="bind a new array: x = x + y"
+            f"cannot store {gives} in place in {mine}",
+            code="TD0821",
+            location=here(),
+            edit="bind a new array: x = x + y",
         )
     if result.shape != x.shape:
         raise InvalidValue(

@@ -1,0 +1,113 @@
+"""NumPy functions that are refused on traced arrays, each with the reason's code and the edit.
+
+What writes into its argument, what has a result whose shape depends on values, what reads or writes files or text. The
+test of the table calls every one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+
+from ...ir.errors import Unsupported
+from ..trace import here
+
+_IN_PLACE = "TD0806"
+_SHAPE = "TD0811"
+_ABSENT = "TD0810"
+_ELEMENTS = "TD0800"
+
+_REASONS: Final[Mapping[str, str]] = {
+    _IN_PLACE: "writes into its argument",
+    _SHAPE: "has a result whose shape depends on traced values",
+    _ABSENT: "is not traced",
+    _ELEMENTS: "needs the elements themselves",
+}
+
+
+def _refusal(name: str, code: str, edit: str) -> Callable[..., Any]:
+    def refused(*args: Any, **kwargs: Any) -> Any:
+        raise Unsupported(f"numpy.{name} {_REASONS[code]}", code=code, location=here(), edit=edit)
+
+    refused.__doc__ = edit
+    return refused
+
+
+_outside = "call it outside of the traced function"
+_sorted = "np.sort(x), then compare neighbours: x[1:] != x[:-1]"
+_fft = "multiply by the matrix np.exp(-2j*np.pi*np.outer(k, n)/N), or call it outside of the traced function"
+_eigen = "call it outside of the traced function"
+ROWS: Final[tuple[tuple[str, str, str], ...]] = (
+    ("copyto", _IN_PLACE, "np.where(mask, source, target), or td.numpy.full_like for np.full_like(a, t)"),
+    ("fill_diagonal", _IN_PLACE, "np.where(np.eye(n, dtype=bool), v, x)"),
+    ("place", _IN_PLACE, "np.where(mask, values, x)"),
+    ("put", _IN_PLACE, "x.at[i].set(v)"),
+    ("put_along_axis", _IN_PLACE, "x.at[np.arange(len(x))[:, None], i].set(v)"),
+    ("putmask", _IN_PLACE, "np.where(mask, values, x)"),
+    ("intersect1d", _SHAPE, "np.where(np.isin(a, b), a, fill)"),
+    ("setdiff1d", _SHAPE, "np.where(np.isin(a, b), fill, a)"),
+    ("setxor1d", _SHAPE, "np.isin in both directions"),
+    ("union1d", _SHAPE, "np.sort(np.concatenate([a, b]))"),
+    ("unique", _SHAPE, _sorted),
+    ("unique_all", _SHAPE, _sorted),
+    ("unique_counts", _SHAPE, _sorted),
+    ("unique_inverse", _SHAPE, _sorted),
+    ("unique_values", _SHAPE, _sorted),
+    ("mask_indices", _SHAPE, "np.triu_indices, np.tril_indices"),
+    ("roots", _SHAPE, _eigen),
+    ("polydiv", _SHAPE, _outside),
+    ("polyfit", _ABSENT, "solve the normal equations: np.linalg.solve(V.T @ V, V.T @ y) with V = np.vander(x, n)"),
+    ("kaiser", _ABSENT, _outside),
+    ("array2string", _ELEMENTS, "print it after the call"),
+    ("array_repr", _ELEMENTS, "print it after the call"),
+    ("array_str", _ELEMENTS, "print it after the call"),
+    ("save", _ELEMENTS, "save what the compiled function gives"),
+    ("savetxt", _ELEMENTS, "save what the compiled function gives"),
+    ("savez", _ELEMENTS, "save what the compiled function gives"),
+    ("savez_compressed", _ELEMENTS, "save what the compiled function gives"),
+    ("busday_count", _ABSENT, _outside),
+    ("busday_offset", _ABSENT, _outside),
+    ("is_busday", _ABSENT, _outside),
+    ("datetime_as_string", _ABSENT, _outside),
+    ("fft.fft", _ABSENT, _fft),
+    ("fft.fft2", _ABSENT, _fft),
+    ("fft.fftn", _ABSENT, _fft),
+    ("fft.hfft", _ABSENT, _fft),
+    ("fft.ifft", _ABSENT, _fft),
+    ("fft.ifft2", _ABSENT, _fft),
+    ("fft.ifftn", _ABSENT, _fft),
+    ("fft.ihfft", _ABSENT, _fft),
+    ("fft.irfft", _ABSENT, _fft),
+    ("fft.irfft2", _ABSENT, _fft),
+    ("fft.irfftn", _ABSENT, _fft),
+    ("fft.rfft", _ABSENT, _fft),
+    ("fft.rfft2", _ABSENT, _fft),
+    ("fft.rfftn", _ABSENT, _fft),
+    ("linalg.cond", _ABSENT, _eigen),
+    ("linalg.eig", _ABSENT, _eigen),
+    ("linalg.eigh", _ABSENT, _eigen),
+    ("linalg.eigvals", _ABSENT, _eigen),
+    ("linalg.eigvalsh", _ABSENT, _eigen),
+    ("linalg.lstsq", _ABSENT, "np.linalg.solve(A.T @ A, A.T @ b) for a well-conditioned A"),
+    ("linalg.matrix_rank", _ABSENT, _eigen),
+    ("linalg.pinv", _ABSENT, "np.linalg.solve(A.T @ A, A.T) for a well-conditioned A"),
+    ("linalg.svd", _ABSENT, _eigen),
+    ("linalg.svdvals", _ABSENT, _eigen),
+)
+
+
+def numpy_function(path: str) -> Any:
+    """`linalg.svd` -> `np.linalg.svd`; None where this NumPy has no such function."""
+    found: Any = np
+    for name in path.split("."):
+        found = getattr(found, name, None)
+        if found is None:
+            return None
+    return found
+
+
+TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
+    function: _refusal(path, code, edit) for path, code, edit in ROWS if (function := numpy_function(path)) is not None
+}
