@@ -14,7 +14,7 @@ from typing import Final
 
 from ...ir.dtypes import f32, f64
 from ...ir.loops.build import add, and_, bits, cast, copysign, div, eq, fma, gt, lit, lt, mul, select, shr, sub
-from ...ir.loops.nodes import Expr, Var
+from ...ir.loops.nodes import Expr, Unary, Var
 from .math_writing import Lets, fast_two_sum, format_of, horner, negated, shifted, two_sum
 
 # log(1 + t) = t + t**2 (...) on |t| <= 1/3: 2**-26.6
@@ -156,3 +156,48 @@ def log2_plus_f64(x: Expr, b: Lets) -> Expr:
     low = b.let("l", shifted(low, negated(e)))
     log = log_of(b, sub(m, 1.0))
     return log_in_base(b, e, log, INVERSE_LN2, (1.0, 0.0), fma(low, mul(sub(log.z, log.s), 2.0), low))
+
+
+# --- inverse hyperbolic functions -------------------------------------------------------------------------------------
+
+# From here on asinh x and acosh x are log 2x to the last bit.
+FAR: Final = 2.0**28
+
+
+def log_of_one_more(b: Lets, x: Expr, w: Expr) -> Expr:
+    """log(1 + w), or log 2x for large x."""
+    far = b.let("far", gt(x, FAR))
+    high, low = two_sum(b, lit(1.0, f64), b.let("w", w))
+    high, low = b.let("h", select(far, x, high)), b.let("l", select(far, lit(0.0, f64), low))
+    return log_of_sum(b, high, low, select(far, lit(1.0, f64), 0.0))
+
+
+def asinh_f64(x: Expr, b: Lets) -> Expr:
+    """log(1 + w) with w = a + a**2/(1 + sqrt(1 + a**2)), a = |x|."""
+    x = b.let("x", x)
+    size = b.let("a", Unary("abs", x))
+    square = b.let("w", mul(size, size))
+    w = add(size, div(square, add(Unary("sqrt", add(square, 1.0)), 1.0)))
+    result = log_of_one_more(b, size, w)
+    return copysign(select(lt(size, math.inf), result, size), x)
+
+
+def acosh_f64(x: Expr, b: Lets) -> Expr:
+    """log(1 + w) with w = t + sqrt(t (t + 2)), t = x - 1."""
+    x = b.let("x", x)
+    t = b.let("t", sub(x, 1.0))
+    w = add(t, Unary("sqrt", fma(t, t, add(t, t))))
+    result = log_of_one_more(b, x, w)
+    inside = select(lt(x, math.inf), result, x)
+    return select(lt(x, 1.0), lit(math.nan, f64), inside)
+
+
+def atanh_f64(x: Expr, b: Lets) -> Expr:
+    """log((1 + a)/(1 - a)) / 2 as that of 1 + 2a/(1 - a)."""
+    x = b.let("x", x)
+    size = b.let("a", Unary("abs", x))
+    w = b.let("w", div(add(size, size), sub(lit(1.0, f64), size)))
+    high, low = two_sum(b, lit(1.0, f64), w)
+    result = mul(log_of_sum(b, high, low), 0.5)
+    inside = select(lt(size, 1.0), result, select(eq(size, 1.0), lit(math.inf, f64), math.nan))
+    return copysign(inside, x)

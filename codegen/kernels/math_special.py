@@ -14,7 +14,7 @@ from ...ir.loops.nodes import Expr, Unary
 from .math_writing import Lets, at_most, looked_up, low_bits, nearest
 
 # erf(j/4 + t) on |t| <= 1/8 for j = 0 ... 15; row k holds the coefficients of t**k. The first piece is fitted to
-# relative error, 2**-24.2; in the last one the polynomial is bent up to reach 1 at its end. Elsewhere 2**-24.4 at worst.
+# relative error, 2**-24.2; in the last one the polynomial is bent up to reach 1 at its end. Else 2**-24.4 at worst.
 ERF_F32: Final = (
     (0.0, 0.27632638812065125, 0.5204998850822449, 0.7111556529998779, 0.8427007794380188, 0.9229001402854919,
      0.9661051630973816, 0.9866716861724854, 0.9953222870826721, 0.9985373020172119, 0.9995930194854736,

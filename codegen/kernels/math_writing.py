@@ -7,14 +7,14 @@ branch-free, total and exact in what they promise on every target: `Fma` rounds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
 from ...ir.dims import symbol
 from ...ir.dtypes import DType, f32, f64, i32, i64
 from ...ir.loops.build import Operand, add, and_, as_expr, bits, fma, gt, lit, lt, mul, select, sub
-from ...ir.loops.nodes import Binary, Const, Expr, Fma, Let, Load, Select, Table, Unary, Var
+from ...ir.loops.nodes import Binary, Const, Expr, Let, Load, Select, Table, Unary, Var
 
 
 class Lets(Protocol):
@@ -25,11 +25,23 @@ class Lets(Protocol):
     def table(self, name: str, dtype: DType, values: Iterable[float | int]) -> Table: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Rare:
+    """Names that have the usual values, or the unusual ones, written by `lets`, where a condition holds. In a vector
+    loop the unusual ones are computed only if some lane asks for them."""
+
+    condition: Expr
+    names: tuple[str, ...]
+    usual: tuple[Expr, ...]
+    lets: tuple[Let, ...]
+    unusual: tuple[Expr, ...]
+
+
 class Written:
     """The lets and tables of one function, in order; names are numbered where they repeat."""
 
     def __init__(self, operands: Sequence[str] = ()) -> None:
-        self.lets: list[Let] = []
+        self.lets: list[Let | Rare] = []
         self.tables: list[Table] = []
         self._count = dict.fromkeys(operands, 1)
 
@@ -51,6 +63,25 @@ class Written:
         made = Table(self._fresh(name), dtype, literals)
         self.tables.append(made)
         return made
+
+    def rarely(self, condition: Expr, usual: Sequence[Expr], write: Callable[[Lets], Sequence[Expr]]) -> list[Var]:
+        outer, self.lets = self.lets, []
+        unusual = tuple(write(self))
+        inner, self.lets = self.lets, outer
+        assert all(isinstance(let, Let) for let in inner), "what is rare holds nothing rarer"
+        names = tuple([self._fresh("v") for _ in unusual])
+        lets = tuple([let for let in inner if isinstance(let, Let)])
+        self.lets.append(Rare(condition, names, tuple(usual), lets, unusual))
+        return [Var(name, x.dtype) for name, x in zip(names, unusual)]
+
+
+def rarely(b: Lets, condition: Expr, usual: Sequence[Expr], write: Callable[[Lets], Sequence[Expr]]) -> list[Var]:
+    """The usual values, or those that `write` gives where the condition holds, which is seldom. Elsewhere than in a
+    template both are computed."""
+    if isinstance(b, Written):
+        return b.rarely(condition, usual, write)
+    held = b.let("rare", condition)
+    return [b.let("v", select(held, x, y)) for x, y in zip(write(b), usual)]
 
 
 def _plain(constant: Const) -> float | int:

@@ -14,11 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias, assert_never
 
+from ...ir.dims import Dim, symbol
 from ...ir.dims import names as dim_names
-from ...ir.dims import symbol
 from ...ir.dtypes import DType, bf16, f16, f32, f64, u64
 from ...ir.errors import Unsupported
-from ...ir.loops.build import Names, all_exprs, map_operands, names_of
+from ...ir.loops.build import Names, all_exprs, map_operands, names_of, substitute
 from ...ir.loops.nodes import (
     MATH,
     MATH_BINARY,
@@ -45,8 +45,8 @@ from ...ir.loops.nodes import (
     While,
 )
 from ...ir.target import Target
-from . import math_exp, math_log, math_random, math_special
-from .math_writing import Lets, Written
+from . import math_exp, math_log, math_random, math_root, math_special, math_trig
+from .math_writing import Lets, Rare, Written
 
 Block: TypeAlias = tuple[Stmt, ...]
 Writer: TypeAlias = Callable[..., Expr]
@@ -72,6 +72,10 @@ _BOTH: Final[dict[str, Writer]] = {
     "tanh": math_exp.tanh,
     "sinh": math_exp.sinh,
     "cosh": math_exp.cosh,
+    "rsqrt": math_root.rsqrt,
+    "asin": math_trig.asin,
+    "acos": math_trig.acos,
+    "atan": math_trig.atan,
 }
 _F64: Final[dict[str, Writer]] = {
     "log": math_log.log_f64,
@@ -81,10 +85,22 @@ _F64: Final[dict[str, Writer]] = {
     "softplus": math_exp.softplus_f64,
     "logaddexp": math_exp.logaddexp_f64,
     "logaddexp2": math_exp.logaddexp2_f64,
+    "asinh": math_log.asinh_f64,
+    "acosh": math_log.acosh_f64,
+    "atanh": math_log.atanh_f64,
+    "sin": math_trig.sin_f64,
+    "cos": math_trig.cos_f64,
+    "tan": math_trig.tan_f64,
+    "atan2": math_trig.atan2_f64,
+    "cbrt": math_root.cbrt_f64,
+    "hypot": math_root.hypot_f64,
 }
 _F32: Final[dict[str, Writer]] = {
     "log": math_log.log_f32,
     "erf": math_special.erf_f32,
+    "sin": math_trig.sin_f32,
+    "cos": math_trig.cos_f32,
+    "tan": math_trig.tan_f32,
 }
 # Every function, by name and dtype: (operands..., lets) -> expression.
 WRITERS: Final[dict[tuple[str, DType], Writer]] = {
@@ -112,7 +128,7 @@ class Template:
     """A function written once: its operands' names, its lets and result in terms of them, its tables."""
 
     operands: tuple[str, ...]
-    lets: tuple[Let, ...]
+    lets: tuple[Let | Rare, ...]
     result: Expr
     tables: tuple[Table, ...]
 
@@ -128,6 +144,15 @@ def template(op: str, dtype: DType) -> Template:
     return Template(operands, tuple(written.lets), result, tuple(written.tables))
 
 
+@dataclass(slots=True)
+class _Lanes:
+    """The vector loop around. What is rare in it is kept per lane, in registers, which a variable counting from 0 must
+    index: its name once it is needed."""
+
+    loop: For
+    counter: str | None = None
+
+
 class _Opening:
     """One kernel on its way. A block that stands at two places, as main loop and tail share theirs, stays shared."""
 
@@ -135,7 +160,9 @@ class _Opening:
         self.names = names
         self.tables: dict[int, Table] = {}  # by identity: templates live as long as the process
         self.blocks: dict[int, Block] = {}
+        self.counters: dict[int, str | None] = {}  # of the bodies of vector loops
         self.lets: list[Stmt] = []  # ahead of the statement at hand
+        self.lanes: _Lanes | None = None
 
     def block(self, stmts: Block) -> Block:
         found = self.blocks.get(id(stmts))
@@ -160,6 +187,8 @@ class _Opening:
             case Store(buffer, index, value, stream):
                 made = self.expr(value)
                 return stmt if made is value else Store(buffer, index, made, stream)
+            case For(kind="vector", body=body):
+                return self.vector_loop(stmt)
             case For(body=body):
                 inner = self.block(body)
                 return stmt if inner is body else replace(stmt, body=inner)
@@ -179,6 +208,19 @@ class _Opening:
                 return stmt
             case _:
                 assert_never(stmt)
+
+    def vector_loop(self, stmt: For) -> For:
+        body = stmt.body
+        outer, self.lanes = self.lanes, _Lanes(stmt)
+        inner = self.block(body)
+        counter = self.counters.setdefault(id(body), self.lanes.counter)
+        self.lanes = outer
+        if counter is None:
+            return stmt if inner is body else replace(stmt, body=inner)
+        inner = substitute(inner, {stmt.var: stmt.start + symbol(counter) * stmt.step})
+        trips = stmt.stop - stmt.start
+        trips = trips if stmt.step == 1 else (trips + (stmt.step - 1)) // stmt.step
+        return For(counter, 0, trips, 1, "vector", inner, stmt.lanes)
 
     def expr(self, expr: Expr) -> Expr:
         made = map_operands(expr, self.expr)
@@ -202,10 +244,42 @@ class _Opening:
         for name, value in zip(made.operands, operands):
             values[name] = self.named(name, value)
         for let in made.lets:
-            fresh = self.names.fresh(let.name)
-            self.lets.append(Let(fresh, _under(let.value, names, values)))
-            values[let.name] = Var(fresh, let.value.dtype)
+            if isinstance(let, Rare):
+                self.rare(let, names, values)
+            else:
+                self.let(let, names, values)
         return _under(made.result, names, values)
+
+    def let(self, let: Let, names: dict[str, str], values: dict[str, Expr]) -> None:
+        fresh = self.names.fresh(let.name)
+        self.lets.append(Let(fresh, _under(let.value, names, values)))
+        values[let.name] = Var(fresh, let.value.dtype)
+
+    def rare(self, rare: Rare, names: dict[str, str], values: dict[str, Expr]) -> None:
+        """let v = usual; if condition: v = unusual - with v in a register array, which a branch may overwrite."""
+        width = 1
+        place: Dim = 0
+        if self.lanes is not None:
+            width = self.lanes.loop.lanes
+            if self.lanes.counter is None:
+                self.lanes.counter = self.names.fresh("lane")
+            place = symbol(self.lanes.counter)
+        arrays = []
+        for name, usual in zip(rare.names, rare.usual):
+            made = Alloc(self.names.fresh(name), usual.dtype, (width,), "registers")
+            self.lets += [made, Store(made.name, (place,), _under(usual, names, values))]
+            arrays.append(made)
+        condition = _under(rare.condition, names, values)
+        outer, self.lets = self.lets, []
+        for let in rare.lets:
+            self.let(let, names, values)
+        stores = [Store(a.name, (place,), _under(x, names, values)) for a, x in zip(arrays, rare.unusual)]
+        outer.append(If(condition, (*self.lets, *stores)))
+        self.lets = outer
+        for name, array in zip(rare.names, arrays):
+            fresh = self.names.fresh(name)
+            self.lets.append(Let(fresh, Load(array.name, (place,), array.dtype)))
+            values[name] = Var(fresh, array.dtype)
 
     def named(self, base: str, value: Expr) -> Expr:
         """The operand as something that may be read several times."""
