@@ -14,7 +14,8 @@ from typing import Final, TypeAlias
 from ..ir.dims import Dim, minimum, symbol
 from ..ir.dtypes import DType
 from ..ir.loops.build import Names, all_exprs, walk
-from ..ir.loops.nodes import MATH, MATH_BINARY, Binary, For, Load, Stmt, Store, Unary
+from ..ir.loops.nodes import MATH, MATH_BINARY, Binary, For, Load, Param, Stmt, Store, Unary
+from ..ir.target import Target
 
 Block: TypeAlias = tuple[Stmt, ...]
 VECTOR_BYTES: Final = 64
@@ -75,6 +76,13 @@ def unroll_of(weight: Weight) -> int:
     if weight.functions:
         return 1 if weight.functions > 1 else 2
     return 4 if weight.operations <= 12 else 2 if weight.operations <= 32 else 1
+
+
+def streams(out: Param, target: Target) -> bool:
+    """Whether stores to a result should pass the caches by: it would push out of them everything else, and itself."""
+    size = out.shape[0]
+    cache = target.l3_bytes or target.l2_bytes
+    return out.role == "out" and type(size) is int and size * out.dtype.bytes > cache // 2 and target.has("stream")
 
 
 def power_above(n: int) -> int:

@@ -65,19 +65,19 @@ def elementwise(definition: KernelDef, target: Target) -> Kernel:
     spaces: dict[Shape, list[tuple[Value, Param]]] = {}
     for value, out in zip(source.graph.results, source.outs):
         spaces.setdefault(value.shape, []).append((value, out))
-    blocks = [space(source, shape, stores(shape, results), target) for shape, results in spaces.items()]
+    blocks = [space(source, shape, stores(shape, results, target), target) for shape, results in spaces.items()]
     refuse_hazards(source, blocks)
     body = tuple(itertools.chain.from_iterable(blocks))
     return Kernel(definition.name, tuple(source.params), source.dims, body, tuple(source.tables.values()))
 
 
-def stores(shape: Shape, results: Sequence[tuple[Value, Param]]) -> Write:
-    """Each result of that shape to its buffer."""
+def stores(shape: Shape, results: Sequence[tuple[Value, Param]], target: Target) -> Write:
+    """Each result of that shape to its buffer, past the caches where it would fill them."""
 
     def write(composer: Composer, position: Position) -> None:
         values = [(out, composer.at(value, position)) for value, out in results]
         at = composer.offset(position, shape)
-        composer.out.extend([Store(out.name, (at,), value) for out, value in values])
+        composer.out.extend([Store(out.name, (at,), value, simd.streams(out, target)) for out, value in values])
 
     return write
 

@@ -23,7 +23,24 @@ from typing import Final, TypeAlias
 from ...ir.dims import Dim, symbol
 from ...ir.dtypes import i64
 from ...ir.loops.build import Names, and_, eq, ge, lt, ne, not_, or_, shr
-from ...ir.loops.nodes import Alloc, Binary, Const, Expr, For, If, Index, Let, Load, Select, Stmt, Store, Var, While
+from ...ir.loops.nodes import (
+    Alloc,
+    Binary,
+    Const,
+    Expr,
+    For,
+    If,
+    Index,
+    Let,
+    Load,
+    LoopKind,
+    Memory,
+    Select,
+    Stmt,
+    Store,
+    Var,
+    While,
+)
 from ...ir.structure import Monoid, State, Structure
 from ...ir.value import Value
 
@@ -32,6 +49,7 @@ Block: TypeAlias = tuple[Stmt, ...]
 CHAIN: Final = 128  # elements that a lane adds one after the other
 BLOCK_STEPS: Final = 64  # rounds of the main loop in a block; the rest of a block adds a few more per lane
 MOST_LEVELS: Final = 40  # partial sums waiting: enough for 2**40 blocks
+ONE_PART: Final = ("sum", "prod", "max", "min", "any", "all")  # an element, cast, is a state
 _EXACT: Final = ("max", "min", "any", "all", "argmax", "argmin")
 
 
@@ -69,10 +87,12 @@ class Accumulator:
     lanes: int
 
     @staticmethod
-    def make(op: Value, structure: Structure, vectors: int, lanes: int, names: Names) -> Accumulator:
+    def make(
+        op: Value, structure: Structure, vectors: int, lanes: int, names: Names, memory: Memory = "registers"
+    ) -> Accumulator:
         monoid = structure.combine
         assert monoid is not None
-        arrays = tuple([Alloc(names.fresh("acc"), dtype, (vectors, lanes), "registers") for dtype in monoid.dtypes])
+        arrays = tuple([Alloc(names.fresh("acc"), dtype, (vectors, lanes), memory) for dtype in monoid.dtypes])
         return Accumulator(op, structure, monoid, arrays, vectors, lanes)
 
     def at(self, vector: Dim, lane: Dim) -> State:
@@ -91,13 +111,13 @@ def stored(arrays: Sequence[Alloc], index: tuple[Dim, ...], state: State, names:
     return (*lets, *stores)
 
 
-def begun(accumulators: Sequence[Accumulator], names: Names) -> Block:
+def begun(accumulators: Sequence[Accumulator], names: Names, kind: LoopKind = "unrolled") -> Block:
     """Every accumulator at its identity."""
     block: list[Stmt] = []
     for acc in accumulators:
         u, lane = names.fresh("u"), names.fresh("l")
         stores = tuple([Store(a.name, (symbol(u), symbol(lane)), x) for a, x in zip(acc.arrays, acc.monoid.identity)])
-        block.append(For(u, 0, acc.vectors, 1, "unrolled", (vector(lane, acc.lanes, stores),)))
+        block.append(For(u, 0, acc.vectors, 1, kind, (vector(lane, acc.lanes, stores),)))
     return tuple(block)
 
 
@@ -112,12 +132,17 @@ def joined_vectors(accumulators: Sequence[Accumulator], names: Names) -> Block:
         if acc.vectors == 1:
             continue
         lane = names.fresh("l")
-        states = [acc.at(u, symbol(lane)) for u in range(acc.vectors)]
-        while len(states) > 1:
-            pairs = [merged(acc.monoid, a, b) for a, b in zip(states[::2], states[1::2])]
-            states = pairs + ([states[-1]] if len(states) % 2 else [])
-        block.append(vector(lane, acc.lanes, acc.set(0, symbol(lane), states[0], names)))
+        state = tree(acc.monoid, [acc.at(u, symbol(lane)) for u in range(acc.vectors)])
+        block.append(vector(lane, acc.lanes, acc.set(0, symbol(lane), state, names)))
     return tuple(block)
+
+
+def tree(monoid: Monoid, states: list[State]) -> State:
+    """States joined pairwise until one is left."""
+    while len(states) > 1:
+        pairs = [merged(monoid, a, b) for a, b in zip(states[::2], states[1::2])]
+        states = pairs + ([states[-1]] if len(states) % 2 else [])
+    return states[0]
 
 
 def joined_lanes(acc: Accumulator, names: Names) -> tuple[Block, State]:
@@ -154,16 +179,25 @@ class Waiting:
     arrays: tuple[tuple[Alloc, ...], ...]
     level: Alloc
     levels: int
+    kind: LoopKind = "unrolled"  # of the loop over a block's vectors
 
     @staticmethod
-    def make(accumulators: Sequence[Accumulator], blocks: Dim, vectors: int, names: Names) -> Waiting:
-        """Room for that many blocks of `vectors` vectors each."""
-        levels = blocks.bit_length() if type(blocks) is int else MOST_LEVELS
+    def make(
+        accumulators: Sequence[Accumulator],
+        blocks: Dim,
+        vectors: int,
+        names: Names,
+        levels: int = MOST_LEVELS,
+        kind: LoopKind = "unrolled",
+    ) -> Waiting:
+        """Room for that many blocks of `vectors` vectors each, or 2**levels where it is not known how many."""
+        levels = blocks.bit_length() if type(blocks) is int else levels
         arrays = [
             tuple([Alloc(names.fresh("wait"), a.dtype, (levels, vectors * acc.lanes), "stack") for a in acc.arrays])
             for acc in accumulators
         ]
-        return Waiting(tuple(accumulators), tuple(arrays), Alloc(names.fresh("h"), i64, (), "registers"), levels)
+        level = Alloc(names.fresh("h"), i64, (), "registers")
+        return Waiting(tuple(accumulators), tuple(arrays), level, levels, kind)
 
     def allocs(self) -> Block:
         return (*[a for arrays in self.arrays for a in arrays], self.level)
@@ -174,7 +208,7 @@ class Waiting:
         for acc, arrays in zip(self.accumulators, self.arrays):
             u, lane = names.fresh("u"), names.fresh("l")
             inner = body(acc, arrays, symbol(u), symbol(lane))
-            block.append(For(u, 0, vectors, 1, "unrolled", (vector(lane, acc.lanes, inner),)))
+            block.append(For(u, 0, vectors, 1, self.kind, (vector(lane, acc.lanes, inner),)))
         return tuple(block)
 
     def push(self, number: Dim, vectors: int, names: Names) -> Block:
@@ -213,7 +247,7 @@ class Waiting:
             return acc.set(u, lane, merged(acc.monoid, waits, acc.at(u, lane)), names)
 
         taken = If(_bit(count, Index(symbol(name))), self.each(vectors, join, names))
-        return (*begun(self.accumulators, names), For(name, 0, self.levels, 1, "serial", (taken,)))
+        return (*begun(self.accumulators, names, self.kind), For(name, 0, self.levels, 1, "serial", (taken,)))
 
 
 def _bit(number: Dim, place: Expr) -> Expr:

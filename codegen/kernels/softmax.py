@@ -14,20 +14,35 @@ neighbouring rows are the lanes, and nothing is ever joined across lanes.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
 from ...ir.dims import Dim, ceildiv, known_equal, minimum, product, symbol
 from ...ir.dims import names as names_of
 from ...ir.graph import Graph
-from ...ir.loops.affine import coefficient
-from ...ir.loops.build import all_exprs, walk
-from ...ir.loops.nodes import MATH, MATH_BINARY, Alloc, Expr, For, Index, Kernel, Let, Load, Param, Stmt, Store, Var
+from ...ir.loops.affine import coefficient, linearize
+from ...ir.loops.build import all_exprs, cast, walk
+from ...ir.loops.nodes import (
+    MATH,
+    MATH_BINARY,
+    Alloc,
+    Expr,
+    For,
+    Index,
+    Kernel,
+    Let,
+    Load,
+    Memory,
+    Param,
+    Stmt,
+    Store,
+    Var,
+)
 from ...ir.ops.families import Movement
 from ...ir.ops.movement import Broadcast, Copy, Reshape
 from ...ir.program import KernelDef
-from ...ir.structure import Structure
+from ...ir.structure import State, Structure
 from ...ir.target import Target
 from ...ir.types import Shape
 from ...ir.value import After, Elementwise, Parameter, Value
@@ -41,20 +56,28 @@ from .elementwise import hazard, is_map
 from .reduce import (
     BLOCK_STEPS,
     CHAIN,
+    ONE_PART,
     Accumulator,
     Waiting,
     begun,
     is_exact,
     joined_lanes,
     joined_vectors,
+    tree,
     vector,
 )
+from .reduce import merged as merged_states
 
 Block: TypeAlias = tuple[Stmt, ...]
 
 FREE, REDUCED, ROW = 0, 1, 2  # a value needs no reduction; is one number per row; is a whole row
-SHORT: Final = 8  # vectors of a row that is written out
+SHORT: Final = 8  # vectors of a row that is written out; half as many where its elements are dear
 KEPT_BYTES: Final = 16 << 10  # of a row that is kept: with the row itself it stays in the first cache
+GROUP: Final = 8  # elements of a row that are joined before they meet its state, where states are in memory
+WIDE_ROWS: Final = (CHAIN - GROUP) * GROUP  # elements of a block of such rows: a chain of groups, then single ones
+WIDE_LEVELS: Final = 22  # where it is not known how many blocks there are
+WIDE_BYTES: Final = 96 << 10  # of states and what waits to be joined with them, on the stack
+MOST_VECTORS: Final = 256  # of a tile: 16 KiB of every array
 _MATH: Final = frozenset((*MATH, *MATH_BINARY))
 
 
@@ -203,11 +226,13 @@ class _Program:
         if not self.axes:  # everything is of size 1: a row of one element
             self.axes = [Axis(self.names.fresh("r"), 0, 1, "r")]
         self.across = self.axes[-1].kind == "r"  # the lanes go across a row
-        self.u, self.l = self.names.fresh("u"), self.names.fresh("l")
+        self.u, self.l, self.k = self.names.fresh("u"), self.names.fresh("l"), self.names.fresh("k")
         self.sizes()
         self.leaves: dict[int, Leaf] = {}
         self.allocs: list[Alloc] = []  # register arrays and kept rows, made anew for every row
         self.passes: list[_Pass] = []
+        self.groups: dict[int, Alloc] = {}
+        self.lent: list[str] = []  # results whose rows keep something until they are written
 
     def sizes(self) -> None:
         """Lanes, and vectors at a time."""
@@ -219,12 +244,21 @@ class _Program:
         extent = self.axes[-1].extent
         if type(extent) is int and extent < self.lanes:
             self.lanes = simd.power_above(max(extent, 1))
-        weight = sum(_is_dear(v) for v in self.graph.ops) * 8 + len(self.graph.ops)
+        dear = sum(_is_dear(v) for v in self.graph.ops)
+        weight = dear * 8 + len(self.graph.ops)
+        self.short = self.wide = False
         if self.across:
             self.vectors = 4 if weight < 32 else 2
+            length = product([axis.extent for axis in self.axes if axis.kind == "r"])
+            if type(length) is int and length <= self.lanes * (SHORT // 2 if dear else SHORT):
+                self.short = True
+                self.vectors = max(-(-length // self.lanes), 1)
         else:
             room = 8 if self.target.vector_registers >= 32 else 4
             self.vectors = max(room // max(weight // 4, 1), 1)
+            self.wide = self.is_wide()
+            if self.wide:
+                self.vectors = self.tile_vectors()
 
     # Positions.
 
@@ -266,6 +300,7 @@ class _Program:
 
     def write(self) -> None:
         """Compose all passes, in terms of the space's axes."""
+        self.choose_kept()
         results = list(zip(self.graph.results, self.source.outs))
         last = len(self.plan.stages)
         for number in range(last + 1):
@@ -289,6 +324,72 @@ class _Program:
             ]
             self.passes.append(_Pass((), (*composer.out, *block), tuple(composer.header), "end"))
 
+    def choose_kept(self) -> None:
+        """Which values of whole rows several passes need and are too dear to compute twice. `needed` has a bit for
+        every pass that needs a value; of a chain the last value is kept that all those passes need."""
+        self.needed: dict[int, int] = {}
+        self.kept: list[Value] = []
+        roots: dict[int, None] = {}
+        last = len(self.plan.stages)
+        for number, ops in enumerate(self.plan.stages):
+            for op in ops:
+                for operand in op.operands:
+                    self.needed[id(operand)] = self.needed.get(id(operand), 0) | 1 << number
+                    roots[id(operand)] = None
+        for value, out in zip(self.graph.results, self.source.outs):
+            if self.is_whole(value):
+                due = last if out.role == "inout" else self.plan.stage[id(value)]
+                self.needed[id(value)] = self.needed.get(id(value), 0) | 1 << due
+                roots[id(value)] = None
+        readers: dict[int, list[Value]] = {}
+        for value in reversed(self.graph.ops):
+            if id(value) in self.plan.structures or not self.is_whole(value):
+                continue
+            for operand in value.operands:
+                self.needed[id(operand)] = self.needed.get(id(operand), 0) | self.needed.get(id(value), 0)
+                readers.setdefault(id(operand), []).append(value)
+        dear: dict[int, bool] = {}
+        for value in self.graph.ops:
+            if id(value) in self.plan.structures or not self.is_whole(value):
+                continue
+            dear[id(value)] = _is_dear(value) or any(dear.get(id(operand), False) for operand in value.operands)
+            passes = self.needed.get(id(value), 0)
+            ends = id(value) in roots or any(
+                self.needed.get(id(reader), 0) != passes for reader in readers.get(id(value), ())
+            )
+            if dear[id(value)] and passes & (passes - 1) and ends:
+                self.kept.append(value)
+                dear[id(value)] = False
+
+    def kept_row(self, value: Value, number: int) -> Load | None:
+        """Where a row of that value is kept from this pass on: registers, a buffer of its own, or the row of a result
+        that is written later; None where there is no room."""
+        running = [axis for axis in self.axes if axis.kind == "r"]
+        length = product([axis.extent for axis in running])
+        lane = symbol(self.u) * self.lanes + symbol(self.l)
+        if self.short:
+            array = Alloc(self.names.fresh("row"), value.dtype, (self.vectors, self.lanes), "registers")
+            self.allocs.append(array)
+            return Load(array.name, (symbol(self.u), symbol(self.l)), value.dtype)
+        place = linearize([symbol(axis.var) for axis in running], [axis.extent for axis in running])
+        if not self.across:
+            size = self.lanes * self.vectors
+            place, length = place * size + lane, length * size
+        if type(length) is int and length * value.dtype.bytes <= KEPT_BYTES:
+            array = Alloc(self.names.fresh("row"), value.dtype, (length,), "stack")
+            self.allocs.append(array)
+            return Load(array.name, (place,), value.dtype)
+        if type(length) is int and not self.across:
+            return None
+        last = self.needed[id(value)].bit_length() - 1
+        for result, out in zip(self.graph.results, self.source.outs):
+            free = out.role == "out" and out.name not in self.lent and out.dtype is value.dtype
+            if free and self.is_whole(result) and self.plan.stage[id(result)] >= max(last, number + 1):
+                self.lent.append(out.name)
+                at = linearize(self.position(result.shape, True), result.shape)
+                return Load(out.name, (at,), value.dtype)
+        return None
+
     def refuse_hazards(self) -> None:
         """TD0433 where an updated operand may be read after it was overwritten. Rows are independent of each other and
         passes follow each other, so it is enough that each element is read where it is written, in no later pass."""
@@ -310,18 +411,31 @@ class _Program:
         composer = self.composer()
         block: list[Stmt] = []
         accumulators = []
+        for value in self.kept:
+            if id(value) not in self.leaves and self.needed[id(value)] >> number & 1:
+                x = composer.bind(self.at(value, composer))
+                composer.memo[id(value), self.position(value.shape, True), ()] = x
+                row = self.kept_row(value, number)
+                if row is not None:
+                    composer.out.append(Store(row.buffer, row.index, x))
+                    self.leaf(value, True, row)
         for op in reductions:
             structure = self.plan.structures[id(op)]
-            acc = Accumulator.make(op, structure, self.vectors, self.lanes, self.names)
+            memory: Memory = "stack" if self.wide else "registers"
+            acc = Accumulator.make(op, structure, self.vectors, self.lanes, self.names, memory)
             accumulators.append(acc)
             axes = iter(self.by_structure)
             at = {axis.name: 0 if axis.extent == 1 else symbol(next(axes).var) for axis in structure.axes}
             element = composed(composer, op, structure, at)
+            if self.wide:
+                block.append(self.grouped(acc, element[0]))
+                continue
             place = (symbol(self.u), symbol(self.l))
             block += acc.set(*place, acc.monoid.step(acc.at(*place), element), self.names)
         for value, out in stores:
             at_row = composer.offset(self.position(value.shape, True), value.shape)
-            block.append(Store(out.name, (at_row,), self.at(value, composer)))
+            stream = out.name not in self.lent and simd.streams(out, self.target)
+            block.append(Store(out.name, (at_row,), self.at(value, composer), stream))
         self.passes.append(_Pass(tuple(accumulators), (*composer.out, *block), tuple(composer.header)))
         if not reductions:
             return
@@ -361,9 +475,10 @@ class _Program:
 
     def kept_vector(self, value: Value, expr: Expr, block: list[Stmt]) -> Load:
         """A number per row, where the rows are lanes: it is kept in registers."""
-        array = Alloc(self.names.fresh(value.name), value.dtype, (self.vectors, self.lanes), "registers")
+        shape = (1 if self.wide else self.vectors, self.lanes)
+        array = Alloc(self.names.fresh(value.name), value.dtype, shape, "registers")
         self.allocs.append(array)
-        place = (symbol(self.u), symbol(self.l))
+        place = (0 if self.wide else symbol(self.u), symbol(self.l))
         block.append(Store(array.name, place, expr))
         return Load(array.name, place, value.dtype)
 
@@ -385,7 +500,9 @@ class _Program:
         weight = sum([simd.weigh(part.body).total for part in self.passes])
         if any(axis.extent == 0 for axis in outer):
             return ()
-        return self.rows_across(outer, inner, weight) if self.across else self.rows_as_lanes(outer, inner, weight)
+        if self.across:
+            return self.rows_across(outer, inner, weight)
+        return self.rows_wide(outer, inner, weight) if self.wide else self.rows_as_lanes(outer, inner, weight)
 
     def rows_across(self, outer: list[Axis], inner: list[Axis], weight: int) -> Block:
         length = inner[-1].stop
@@ -446,8 +563,14 @@ class _Program:
         lanes, vectors = self.lanes, self.vectors
         u, lane = symbol(self.u), symbol(self.l)
         length = stop - start
-        if type(length) is int and type(start) is int and length <= SHORT * lanes and vectors == SHORT:
-            pass
+        if self.short and type(stop) is int and stop <= lanes * vectors:
+            body = moved(part.body, {axis.var: u * lanes + lane})
+            full = stop // lanes
+            straight = [For(self.u, 0, full, 1, "unrolled", (vector(self.l, lanes, body),))] if full else []
+            if stop % lanes:
+                end = For(self.l, 0, stop % lanes, 1, "vector", body, lanes)
+                straight.append(For(self.u, full, full + 1, 1, "unrolled", (end,)))
+            return tuple(straight)
         b = self.names.fresh("b")
         body = moved(part.body, {axis.var: symbol(b) + u * lanes + lane})
         step = lanes * vectors
@@ -491,12 +614,150 @@ class _Program:
         total = work * width
         return self.over_rows(around, tuple(block), weight * total if type(total) is int else None)
 
+    # Many rows side by side, each too long for a tile of them to be read in order: see `columns` in the README.
+
+    def is_wide(self) -> bool:
+        """Whether the rows are read a few elements of all of them at a time, their states in memory: where a tile of
+        rows in registers would be a narrow strip of a wide array, of which every line is on another page."""
+        running = [axis for axis in self.axes if axis.kind == "r"]
+        length = product([axis.extent for axis in running])
+        if not running or len(self.plan.stages) != 1 or any(self.is_whole(v) for v in self.graph.results):
+            return False
+        structures = self.plan.structures.values()
+        if any(s.combine is None or s.combine.name not in ONE_PART for s in structures):
+            return False
+        if type(length) is int and length < 2 * GROUP:
+            return False
+        width = self.axes[-1].extent
+        return type(width) is not int or width > self.vectors * self.lanes
+
+    def tile_vectors(self) -> int:
+        """Vectors of a tile: long enough to be read like a stream, and with all that waits on the stack."""
+        monoids = [s.combine for s in self.plan.structures.values() if s.combine]
+        kept = sum([dtype.bytes for monoid in monoids for dtype in monoid.dtypes])
+        *others, last = [axis.extent for axis in self.axes if axis.kind == "r"]
+        blocks = product([*others, ceildiv(last, WIDE_ROWS)])
+        levels = blocks.bit_length() if type(blocks) is int else WIDE_LEVELS
+        if all(map(is_exact, monoids)):
+            levels = 0
+        vectors = max(min(WIDE_BYTES // (kept * self.lanes * (levels + 1)), MOST_VECTORS), 1)
+        width = self.axes[-1].extent
+        if type(width) is not int:
+            return vectors
+        all_vectors = -(-width // self.lanes)
+        if all_vectors <= vectors:
+            return all_vectors
+        # Tiles of one size, if there is one that is not much smaller.
+        even = [n for n in range(vectors, vectors // 2, -1) if all_vectors % n == 0]
+        return even[0] if even else vectors
+
+    def grouped(self, acc: Accumulator, element: Expr) -> Store:
+        """An element on its way: a group of them is joined before it meets the state."""
+        kept = acc.monoid.dtypes[0]
+        array = Alloc(self.names.fresh("part"), kept, (GROUP, self.lanes), "registers")
+        self.groups[id(acc.op)] = array
+        return Store(array.name, (symbol(self.k), symbol(self.l)), cast(element, kept))
+
+    def rows_wide(self, outer: list[Axis], inner: list[Axis], weight: int) -> Block:
+        """Tiles of neighbouring rows, a group of elements of every row at a time."""
+        *around, tiled = outer
+        size = self.lanes * self.vectors
+        tile = self.names.fresh("t")
+        start = symbol(tile) * size
+        full = type(tiled.stop) is int and tiled.stop % size == 0
+        width: Dim = size if full else tiled.stop if self.is_one_tile(tiled) else minimum(size, tiled.stop - start)
+        lets: Block = ()
+        if type(width) is not int:
+            name = self.names.fresh("width")
+            lets, width = (Let(name, Index(width)),), symbol(name)
+        work = product([axis.extent for axis in inner])
+        body = (*lets, *self.wide_tile(tiled, start, width, inner))
+        loop = For(tile, 0, ceildiv(tiled.stop, size), 1, "serial", body)
+        if not around:
+            loop = threads.divided(loop, weight * work * size if type(work) is int else threads.GRAIN, self.names)
+        total = work * tiled.stop
+        return self.over_rows(around, (loop,), weight * total if type(total) is int else None)
+
+    def is_one_tile(self, tiled: Axis) -> bool:
+        return type(tiled.stop) is int and tiled.stop <= self.lanes * self.vectors
+
+    def wide_tile(self, tiled: Axis, start: Dim, width: Dim, inner: list[Axis]) -> Block:
+        names, lanes = self.names, self.lanes
+        u, lane = symbol(self.u), symbol(self.l)
+        first, *rest = self.passes
+        accumulators = first.accumulators
+
+        def over_tile(make: Callable[[Dim], Block]) -> Block:
+            """Whole vectors, then the last one as far as it goes."""
+            whole = For(self.u, 0, width // lanes, 1, "serial", make(lanes))
+            last = make(minimum(lanes, width - u * lanes))
+            part = For(self.u, width // lanes, ceildiv(width, lanes), 1, "serial", last)
+            return tuple([loop for loop in (whole, part) if loop.start != loop.stop])
+
+        *others, last = inner
+
+        def group(elements: int, base: Dim) -> Callable[[Dim], Block]:
+            body = moved(first.body, {tiled.var: start + u * lanes + lane, last.var: base + symbol(self.k)})
+
+            def make(stop: Dim) -> Block:
+                read = For(self.l, 0, stop, 1, "vector", body, lanes)
+                joins: list[Stmt] = []
+                for acc in accumulators:
+                    part = self.groups[id(acc.op)]
+                    states: list[State] = [(Load(part.name, (k, lane), part.dtype),) for k in range(elements)]
+                    state = merged_states(acc.monoid, acc.at(u, lane), tree(acc.monoid, states))
+                    joins += acc.set(u, lane, state, names)
+                join = For(self.l, 0, stop, 1, "vector", tuple(joins), lanes)
+                return (*first.header, *self.groups.values(), For(self.k, 0, elements, 1, "unrolled", (read,)), join)
+
+            return make
+
+        def chain(begin: Dim, end: Dim) -> Block:
+            base = names.fresh("b")
+            main = begin + (end - begin) // GROUP * GROUP
+            loops = [For(base, begin, main, GROUP, "serial", over_tile(group(GROUP, symbol(base))))]
+            if main != end:
+                loops.append(For(base, main, end, 1, "serial", over_tile(group(1, symbol(base)))))
+            return tuple([loop for loop in loops if loop.start != loop.stop])
+
+        block: list[Stmt] = [*self.allocs, *[array for acc in accumulators for array in acc.arrays]]
+        steps = _chain(inner, GROUP)
+        if steps <= CHAIN or all(is_exact(acc.monoid) for acc in accumulators):
+            block += [*begun(accumulators, names, "serial"), *_nested(others, chain(0, last.stop))]
+        else:
+            per_row = ceildiv(last.stop, WIDE_ROWS)
+            count = product([axis.extent for axis in others]) * per_row
+            waiting = Waiting.make(accumulators, count, self.vectors, names, WIDE_LEVELS, "serial")
+            number = names.fresh("block")
+            end = names.fresh("end")
+            flat: Dim = 0
+            for axis in others:
+                flat = flat * axis.extent + symbol(axis.var)
+            begin = symbol(number) * WIDE_ROWS
+            blocked: Block = (
+                Let(end, Index(minimum(begin + WIDE_ROWS, last.stop))),
+                *begun(accumulators, names, "serial"),
+                *chain(begin, symbol(end)),
+                *waiting.push(flat * per_row + symbol(number), self.vectors, names),
+            )
+            loop = For(number, 0, per_row, 1, "serial", blocked)
+            block += [*waiting.allocs(), *_nested(others, (loop,)), *waiting.collect(count, self.vectors, names)]
+        ends = [moved(part.body, {tiled.var: start + u * lanes + lane}) for part in rest]
+        headers = [stmt for part in rest for stmt in part.header]
+        block += over_tile(
+            lambda stop: (*headers, For(self.l, 0, stop, 1, "vector", tuple(itertools.chain(*ends)), lanes))
+        )
+        return tuple(block)
+
     def narrow(self, vectors: int) -> None:
         """Fewer vectors at a time from here on."""
         if vectors == self.vectors:
             return
         self.vectors = vectors
-        self.allocs = [Alloc(a.name, a.dtype, (vectors, self.lanes), a.memory) for a in self.allocs]
+        self.allocs = [
+            Alloc(a.name, a.dtype, (vectors, self.lanes), a.memory) if a.memory == "registers" else a
+            for a in self.allocs
+        ]
         for part in self.passes:
             part.accumulators = tuple(
                 [
