@@ -677,6 +677,7 @@ def _trace(
     from .arrays import lift
 
     begin = _definition(fn)
+    name = name if name.isidentifier() else "function"  # a lambda's name is none in texts
     with Trace(name) as trace:
         with at(Origin(begin, trace.session.sequence)):
             trace.params = tuple(Parameter(spec.path, spec.type) for spec in specs)

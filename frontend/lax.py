@@ -1,0 +1,665 @@
+"""`treadle.lax`: control flow as operations, and the array functions that NumPy lacks.
+
+Bodies are traced once, on one step's types, into closed graphs; traced arrays that a body closes over become operands
+of the operation by themselves. A Python number in a carry is weak, as in a Python loop: it takes the type that the
+body gives it. Outside a trace everything runs at once on NumPy arrays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..ir.dims import Dim, SymbolicDim, known_le, maximum
+from ..ir.dtypes import FLOAT8, bool_, f32, i32, i64, of
+from ..ir.errors import InvalidValue, TypeMismatch, Unsupported
+from ..ir.graph import Graph
+from ..ir.ops import elementwise as e
+from ..ir.ops import reduce as r
+from ..ir.ops.control import Scan, Switch, While
+from ..ir.ops.indexing import DynamicSlice, DynamicUpdate, TopK
+from ..ir.types import TensorType
+from ..ir.value import Add, Get, Lt, Parameter, Value
+from . import tree
+from .arrays import (
+    WEAK,
+    axis_of,
+    convert,
+    described,
+    lift,
+    reshape,
+    size_value,
+    static_dim,
+    static_int,
+    static_shape,
+    typed,
+)
+from .eager import in_trace, public
+from .functions.joining import concatenate, stack
+from .promotion import result_type
+from .trace import LeafSpec, Weak, here
+from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
+from .tree import TreeDef
+
+# --- bodies -------------------------------------------------------------------------------------------------------
+
+
+def _lifted(operands: Any) -> tuple[list[Tracer], TreeDef]:
+    """The leaves of operands as traced arrays, and their structure."""
+    leaves, structure = tree.flatten(operands)
+    return [lift(leaf) for leaf in leaves], structure
+
+
+def _spec(x: Tracer, label: str) -> LeafSpec:
+    return LeafSpec(x.weak or "array", x.value.tensor, label)
+
+
+def _specs(leaves: Sequence[Tracer], structure: TreeDef, label: str) -> list[LeafSpec]:
+    return [_spec(x, path) for x, path in zip(leaves, structure.paths(label), strict=True)]
+
+
+def _name(function: Any, otherwise: str) -> str:
+    name = str(getattr(function, "__name__", otherwise))
+    return name if name.isidentifier() else otherwise
+
+
+def _union(bodies: Sequence[Traced]) -> tuple[tuple[Value, ...], list[Graph]]:
+    """The outer values that any of the bodies uses, and the bodies with parameters for all of them, in that order."""
+    outer: dict[int, Value] = {}
+    for body in bodies:
+        for value in body.outer:
+            outer.setdefault(id(value), value)
+    graphs = []
+    for body in bodies:
+        mine = {id(value): param for value, param in zip(body.outer, body.graph.params, strict=False)}
+        params = [mine[key] if key in mine else Parameter("unused", v.tensor) for key, v in outer.items()]
+        graphs.append(Graph(body.graph.name, (*params, *body.graph.params[len(body.outer) :]), body.graph.results))
+    return tuple(outer.values()), graphs
+
+
+def _wrapped(found: Value, count: int, weak: Sequence[Weak | None], structure: TreeDef, first: int = 0) -> Any:
+    """Results of a control op, from number `first` on, in the structure in which the body gave them."""
+    return structure.unflatten(wrap(Get(found, first + i), weak[i]) for i in range(count))
+
+
+# --- branches -----------------------------------------------------------------------------------------------------
+
+
+@in_trace
+def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any) -> Any:
+    """`true_fun(*operands)` where `pred` is true, else `false_fun(*operands)`; only one of them runs."""
+    if not isinstance(pred, Tracer):
+        return (true_fun if pred else false_fun)(*operands)
+    chosen = unwrap(pred)
+    if chosen.rank != 0:
+        raise InvalidValue(
+            f"cond: pred is {chosen.type}, a scalar is needed",
+            code="TD0840",
+            location=here(),
+            edit="np.where chooses by element",
+        )
+    return _switch(convert(chosen, bool_), (false_fun, true_fun), operands, "cond")
+
+
+@in_trace
+def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
+    """`branches[index](*operands)`, the index moved to the nearest branch; only one of them runs."""
+    if not branches:
+        raise InvalidValue("switch: there is no branch", code="TD0840", location=here())
+    if not isinstance(index, Tracer):
+        return branches[min(max(static_int(index, "index"), 0), len(branches) - 1)](*operands)
+    chosen = unwrap(index)
+    if chosen.rank != 0 or not (chosen.dtype.is_integer or chosen.dtype is bool_):
+        raise TypeMismatch(f"switch: the index is {chosen.type}, an integer is needed", code="TD0840", location=here())
+    selector = chosen if chosen.dtype in (bool_, i32, i64) else convert(chosen, i64)
+    return _switch(selector, tuple(branches), operands, "switch")
+
+
+def _switch(selector: Value, branches: Sequence[Callable[..., Any]], operands: Any, what: str) -> Any:
+    leaves, structure = _lifted(operands)
+    specs = _specs(leaves, structure, "operand")
+    bodies = [
+        trace_inner(lambda *flat, f=branch: f(*structure.unflatten(flat)), specs, _name(branch, f"branch{i}"))
+        for i, branch in enumerate(branches)
+    ]
+    first = bodies[0]
+    for i, body in enumerate(bodies[1:], 1):
+        if body.out_tree != first.out_tree:
+            raise TypeMismatch(
+                f"{what}: branch {i} gives {body.out_tree}, branch 0 gives {first.out_tree}",
+                code="TD0841",
+                location=here(),
+            )
+    kinds, weak = _met(bodies, what)
+    bodies = [_converted(body, kinds) for body in bodies]
+    outer, graphs = _union(bodies)
+    found = Switch(selector, (*outer, *(unwrap(x) for x in leaves)), tuple(graphs))
+    return _wrapped(found, len(kinds), weak, first.out_tree)
+
+
+def _met(bodies: Sequence[Traced], what: str) -> tuple[list[TensorType], list[Weak | None]]:
+    """The types in which the results of all branches meet: a weak one gives way, two strong ones must agree."""
+    kinds: list[TensorType] = []
+    weaks: list[Weak | None] = []
+    for i, path in enumerate(bodies[0].out_tree.paths("result")):
+        given = [(body.out_types[i], body.out_weak[i]) for body in bodies]
+        strong = [kind for kind, weak in given if weak is None]
+        if not strong:
+            widest = _widest([weak for _, weak in given if weak is not None])
+            kinds.append(TensorType((), result_type(WEAK[widest])))
+            weaks.append(widest)
+            continue
+        for kind in strong[1:]:
+            if kind != strong[0]:
+                raise TypeMismatch(
+                    f"{what}: {path} is {strong[0]} in one branch and {kind} in another",
+                    code="TD0841",
+                    location=here(),
+                    edit="convert them to one type: .astype(...), np.broadcast_to(...)",
+                )
+        for shape, weak in ((k.shape, w) for k, w in given if w is not None):
+            if shape != strong[0].shape or result_type(WEAK[weak], strong[0].dtype) is not strong[0].dtype:
+                raise TypeMismatch(
+                    f"{what}: {path} is a Python {weak} in one branch and {strong[0]} in another",
+                    code="TD0841",
+                    location=here(),
+                    edit="give an array of that type: np.full_like(x, number)",
+                )
+        kinds.append(strong[0])
+        weaks.append(None)
+    return kinds, weaks
+
+
+def _widest(weak: Sequence[Weak]) -> Weak:
+    return "complex" if "complex" in weak else "float" if "float" in weak else "int"
+
+
+def _converted(body: Traced, kinds: Sequence[TensorType]) -> Traced:
+    """The body with its results in these dtypes."""
+    results = tuple(convert(v, kind.dtype) for v, kind in zip(body.graph.results, kinds, strict=False))
+    graph = body.graph.with_results((*results, *body.graph.results[len(results) :]))
+    return Traced(graph, body.out_tree, body.out_weak, body.captured, body.outer)
+
+
+# --- loops --------------------------------------------------------------------------------------------------------
+
+
+def _settled(
+    trace_body: Callable[[list[LeafSpec]], Traced], carry: list[Tracer], structure: TreeDef, what: str
+) -> tuple[Traced, list[Tracer]]:
+    """The body traced until the carry keeps its type; weak Python numbers take the type that the body gives them."""
+    for _ in range(8):
+        specs = _specs(carry, structure, "carry")
+        body = trace_body(specs)
+        changed = False
+        kinds: list[TensorType] = []
+        for i, spec in enumerate(specs):
+            kind, weak = body.out_types[i], body.out_weak[i]
+            if spec.weak is not None and kind.shape == () and (weak != spec.weak or kind != spec.type):
+                new = _next(spec, kind, weak)
+                if (new[0] is not spec.type.dtype) or new[1] != spec.weak:
+                    carry[i] = Tracer(convert(unwrap(carry[i]), new[0]), carry[i].owner, new[1])
+                    changed = True
+                kinds.append(TensorType((), new[0]))
+                continue
+            if weak is not None and spec.weak is None and spec.type.shape == ():
+                if result_type(WEAK[weak], spec.type.dtype) is spec.type.dtype:
+                    kinds.append(spec.type)
+                    continue
+            if kind != spec.type:
+                raise TypeMismatch(
+                    f"{what}: {spec.path} goes in as {spec.type} and comes out as {kind}",
+                    code="TD0842",
+                    location=body.graph.results[i].location or here(),
+                    edit=_carry_edit(spec, kind),
+                )
+            kinds.append(kind)
+        if not changed:
+            return _converted(body, kinds), carry
+    raise TypeMismatch(f"{what}: the types of the carry do not settle", code="TD0842", location=here())
+
+
+def _next(spec: LeafSpec, kind: TensorType, weak: Weak | None) -> tuple[Any, Weak | None]:
+    """What a weak carry becomes, given what the body made of it."""
+    assert spec.weak is not None
+    if weak is None:
+        return kind.dtype, None
+    stronger = _widest([spec.weak, weak])
+    return result_type(WEAK[stronger]), stronger
+
+
+def _carry_edit(spec: LeafSpec, kind: TensorType) -> str:
+    if spec.type.shape != kind.shape:
+        return "begin with an array of the shape that the body gives"
+    return f"begin with that dtype, or return .astype(np.{np.dtype(spec.type.dtype.numpy).name}) from the body"
+
+
+def _check_tree(got: TreeDef, expected: TreeDef, what: str) -> None:
+    if got != expected:
+        raise TypeMismatch(
+            f"{what}: the carry goes in as {expected} and comes out as {got}", code="TD0842", location=here()
+        )
+
+
+@in_trace
+def scan(
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    xs: Any = None,
+    length: Any = None,
+    reverse: bool = False,
+    unroll: int | bool = 1,
+) -> tuple[Any, Any]:
+    """`carry, y = f(carry, x)` for each slice x of `xs` along its first axis; the last carry, and the y stacked.
+
+    `unroll` is a hint that this compiler takes from the loop itself.
+    """
+    carry, carry_tree = _lifted(init)
+    slices, x_tree = _lifted(xs)
+    steps = _length(slices, x_tree, length)
+    kinds = [x.value.tensor.with_shape(x.shape[1:]) for x in slices]
+    x_specs = [LeafSpec("array", kind, path) for kind, path in zip(kinds, x_tree.paths("x"), strict=True)]
+    count = len(carry)
+
+    def trace_body(specs: list[LeafSpec]) -> Traced:
+        def flat(*leaves: Tracer) -> tuple[Any, Any]:
+            found: Any = f(carry_tree.unflatten(leaves[:count]), x_tree.unflatten(leaves[count:]))
+            if not isinstance(found, tuple) or len(found) != 2:
+                raise TypeMismatch("scan: f must return (carry, y)", code="TD0842", location=here())
+            return found[0], found[1]
+
+        body = trace_inner(flat, [*specs, *x_specs], _name(f, "scan"))
+        _check_tree(body.out_tree.children[0], carry_tree, "scan")
+        return body
+
+    body, carry = _settled(trace_body, carry, carry_tree, "scan")
+    outer, (graph,) = _union([body])
+    found = Scan(outer, tuple([unwrap(x) for x in carry]), tuple([unwrap(x) for x in slices]), graph, steps, reverse)
+    last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
+    stacked = len(graph.results) - count
+    return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)
+
+
+def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
+    if not slices:
+        if length is None:
+            raise InvalidValue("scan: without xs, length is needed", code="TD0843", location=here())
+        return static_dim(length, "length")
+    for x, path in zip(slices, structure.paths("xs"), strict=True):
+        if x.ndim == 0:
+            raise TypeMismatch(
+                f"scan: {path} is a scalar, there is no axis to scan over", code="TD0843", location=here()
+            )
+    steps = slices[0].shape[0]
+    for x, path in zip(slices, structure.paths("xs"), strict=True):
+        if x.shape[0] != steps or (length is not None and static_dim(length, "length") != steps):
+            raise InvalidValue(
+                f"scan: {path} has {x.shape[0]} slices, {steps if length is None else length} are wanted",
+                code="TD0843",
+                location=here(),
+            )
+    return steps
+
+
+@in_trace
+def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
+    """`f` of each slice of `xs` along its first axis, stacked. `batch_size` is a hint."""
+    return scan(lambda carry, x: (carry, f(x)), (), xs)[1]
+
+
+@in_trace
+def pfor(fn: Callable[[Any], Any], n: Any) -> Any:
+    """`fn(i)` for i in 0..n-1, stacked; the steps do not depend on each other and may run in any order."""
+    return _counted(lambda i, carry: (carry, fn(i)), (), static_dim(n, "n"), 0)[1]
+
+
+@in_trace
+def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: Any = None) -> Any:
+    """`val = body_fun(i, val)` for i in lower..upper-1. With bounds that are known it has a derivative in both
+    modes."""
+    if not isinstance(lower, Tracer) and not isinstance(upper, Tracer):
+        low, high = static_dim(lower, "lower"), static_dim(upper, "upper")
+        steps = high - low
+        steps = steps if known_le(0, steps) else maximum(steps, 0)
+        return _counted(lambda i, carry: (body_fun(i, carry), ()), init_val, steps, low)[0]
+    start, stop = (convert(unwrap(lift(x)), i64) for x in (lower, upper))
+
+    def unfinished(state: Any) -> Any:
+        return wrap(Lt(unwrap(state[0]), unwrap(state[1])))
+
+    def step(state: Any) -> Any:
+        i, stop, val = state
+        return i + 1, stop, body_fun(Tracer(i.value, i.owner, "int"), val)
+
+    return while_loop(unfinished, step, (wrap(start), wrap(stop), init_val))[2]
+
+
+def _counted(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, low: Dim) -> tuple[Any, Any]:
+    """A scan over the numbers low, low + 1, ... of which nothing is stored."""
+    carry, carry_tree = _lifted(init)
+    count = len(carry)
+
+    def trace_body(specs: list[LeafSpec]) -> Traced:
+        def flat(number: Tracer, *leaves: Tracer) -> tuple[Any, Any]:
+            place: Value = unwrap(number)
+            if not (type(low) is int and low == 0):
+                place = Add(place, size_value(low))
+            return f(wrap(place, "int"), carry_tree.unflatten(leaves))
+
+        body = trace_inner(flat, [LeafSpec("int", TensorType((), i64), "i"), *specs], _name(f, "loop"))
+        _check_tree(body.out_tree.children[0], carry_tree, "fori_loop")
+        return body
+
+    body, carry = _settled(trace_body, carry, carry_tree, "fori_loop")
+    outer, (graph,) = _union([body])
+    # The op wants the number before what is captured.
+    params = (graph.params[len(outer)], *graph.params[: len(outer)], *graph.params[len(outer) + 1 :])
+    graph = Graph(graph.name, params, graph.results)
+    found = Scan(outer, tuple([unwrap(x) for x in carry]), (), graph, steps, False, True)
+    last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
+    stacked = len(graph.results) - count
+    return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)
+
+
+@in_trace
+def while_loop(
+    cond_fun: Callable[[Any], Any], body_fun: Callable[[Any], Any], init_val: Any, *, max_steps: int | None = None
+) -> Any:
+    """`val = body_fun(val)` while `cond_fun(val)` is true.
+
+    With `max_steps` it stops after that many at the latest, and has a derivative in reverse mode too.
+    """
+    carry, carry_tree = _lifted(init_val)
+    if max_steps is not None:
+        return _bounded(cond_fun, body_fun, carry, carry_tree, static_int(max_steps, "max_steps"))
+
+    def trace_body(specs: list[LeafSpec]) -> Traced:
+        body = trace_inner(lambda *flat: body_fun(carry_tree.unflatten(flat)), specs, _name(body_fun, "body"))
+        _check_tree(body.out_tree, carry_tree, "while_loop")
+        return body
+
+    body, carry = _settled(trace_body, carry, carry_tree, "while_loop")
+    specs = _specs(carry, carry_tree, "carry")
+    condition = trace_inner(
+        lambda *flat: _truth(cond_fun(carry_tree.unflatten(flat))), specs, _name(cond_fun, "condition")
+    )
+    outer, (test, step) = _union([condition, body])
+    found = While(outer, tuple([unwrap(x) for x in carry]), test, step)
+    return _wrapped(found, len(carry), [x.weak for x in carry], carry_tree)
+
+
+def _truth(x: Any) -> Tracer:
+    found = lift(x)
+    if found.ndim != 0:
+        raise TypeMismatch(
+            f"while_loop: the condition is {found.value.type}, a scalar is needed",
+            code="TD0840",
+            location=here(),
+            edit="say which elements count: .any() or .all()",
+        )
+    return wrap(convert(unwrap(found), bool_))
+
+
+def _bounded(cond_fun: Any, body_fun: Any, carry: list[Tracer], carry_tree: TreeDef, steps: int) -> Any:
+    def step(i: Any, state: Any) -> tuple[Any, Any]:
+        going = _truth(cond_fun(state))
+        return cond(going, body_fun, lambda value: value, state), ()
+
+    return _counted(step, carry_tree.unflatten(carry), steps, 0)[0]
+
+
+@in_trace
+def associative_scan(fn: Callable[[Any, Any], Any], elems: Any, reverse: bool = False, axis: int = 0) -> Any:
+    """Prefixes of an associative `fn` along an axis, in about 2 log2(n) steps on whole arrays.
+
+    `fn` takes and gives trees like `elems`, of any size along the axis.
+    """
+    leaves, structure = _lifted(elems)
+    if not leaves:
+        return elems
+    places = [axis_of(axis, x.ndim) for x in leaves]
+    size = leaves[0].shape[places[0]]
+    if isinstance(size, SymbolicDim):
+        raise Unsupported(
+            f"associative_scan along an axis of size {size}",
+            code="TD0813",
+            location=here(),
+            edit="td.lax.scan takes a symbolic size",
+        )
+    if reverse:
+        leaves = [x[_along(p, slice(None, None, -1))] for x, p in zip(leaves, places, strict=True)]
+
+    def combine(a: list[Tracer], b: list[Tracer]) -> list[Tracer]:
+        found, shape = _lifted(fn(structure.unflatten(a), structure.unflatten(b)))
+        _check_tree(shape, structure, "associative_scan")
+        return found
+
+    def cut(xs: list[Tracer], part: slice) -> list[Tracer]:
+        return [x[_along(p, part)] for x, p in zip(xs, places, strict=True)]
+
+    def prefixes(xs: list[Tracer], n: int) -> list[Tracer]:
+        if n < 2:
+            return xs
+        odd = prefixes(combine(cut(xs, slice(0, n - 1, 2)), cut(xs, slice(1, n, 2))), n // 2)
+        even = cut(xs, slice(0, 1))
+        if n > 2:
+            rest = combine(cut(odd, slice(0, (n - 1) // 2)), cut(xs, slice(2, n, 2)))
+            even = [concatenate([a, b], p) for a, b, p in zip(even, rest, places, strict=True)]
+        return [_interleaved(a, b, p) for a, b, p in zip(even, odd, places, strict=True)]
+
+    found = prefixes(leaves, size)
+    if reverse:
+        found = cut(found, slice(None, None, -1))
+    return structure.unflatten(found)
+
+
+def _along(axis: int, part: Any) -> tuple[Any, ...]:
+    return (*(slice(None),) * axis, part)
+
+
+def _interleaved(even: Tracer, odd: Tracer, axis: int) -> Tracer:
+    """even[0], odd[0], even[1], ...; there may be one more of the even."""
+    count = static_int(odd.shape[axis], "a size")
+    extra = even[_along(axis, slice(count, None))]
+    pairs = stack([even[_along(axis, slice(0, count))], odd], axis + 1)
+    value = unwrap(pairs)
+    joined = wrap(reshape(value, (*odd.shape[:axis], 2 * count, *odd.shape[axis + 1 :])))
+    return concatenate([joined, extra], axis) if extra.shape[axis] != 0 else joined
+
+
+# --- blocks at computed places ------------------------------------------------------------------------------------
+
+
+def _starts(starts: Any, rank: int) -> tuple[Value, ...]:
+    given = (
+        list(starts) if not isinstance(starts, Tracer) else [starts[i] for i in range(static_int(starts.shape[0], "n"))]
+    )
+    if len(given) != rank:
+        raise InvalidValue(f"{len(given)} starts for {rank} axes", code="TD0844", location=here())
+    return tuple(_place(start) for start in given)
+
+
+def _place(start: Any) -> Value:
+    value = unwrap(lift(start))
+    if value.rank != 0 or not value.dtype.is_integer:
+        raise TypeMismatch(f"a start is {value.type}, an integer is needed", code="TD0844", location=here())
+    return convert(value, i64)
+
+
+@public
+def dynamic_slice(operand: Any, start_indices: Any, slice_sizes: Any) -> Tracer:
+    """The block of these sizes that begins at computed places; it is moved to lie inside."""
+    value = unwrap(lift(operand))
+    return wrap(DynamicSlice(value, _starts(start_indices, value.rank), static_shape(slice_sizes, "slice_sizes")))
+
+
+@public
+def dynamic_slice_in_dim(operand: Any, start_index: Any, slice_size: Any, axis: int = 0) -> Tracer:
+    """`dynamic_slice` along one axis."""
+    value = unwrap(lift(operand))
+    number = axis_of(axis, value.rank)
+    starts = tuple(_place(start_index if i == number else 0) for i in range(value.rank))
+    sizes = tuple(static_dim(slice_size, "slice_size") if i == number else n for i, n in enumerate(value.shape))
+    return wrap(DynamicSlice(value, starts, sizes))
+
+
+@public
+def dynamic_index_in_dim(operand: Any, index: Any, axis: int = 0, keepdims: bool = True) -> Tracer:
+    """One element along an axis at a computed place, which is moved to lie inside."""
+    value = unwrap(lift(operand))
+    number = axis_of(axis, value.rank)
+    starts = tuple(_place(index if i == number else 0) for i in range(value.rank))
+    found: Value = DynamicSlice(value, starts, tuple(1 if i == number else n for i, n in enumerate(value.shape)))
+    return wrap(found if keepdims else reshape(found, tuple(n for i, n in enumerate(value.shape) if i != number)))
+
+
+@public
+def dynamic_update_slice(operand: Any, update: Any, start_indices: Any) -> Tracer:
+    """`operand` with the block that begins at computed places replaced; the block is moved to lie inside."""
+    value = unwrap(lift(operand))
+    return wrap(DynamicUpdate(value, typed(update, value.dtype), _starts(start_indices, value.rank)))
+
+
+@public
+def dynamic_update_slice_in_dim(operand: Any, update: Any, start_index: Any, axis: int = 0) -> Tracer:
+    """`dynamic_update_slice` along one axis."""
+    value = unwrap(lift(operand))
+    number = axis_of(axis, value.rank)
+    starts = tuple(_place(start_index if i == number else 0) for i in range(value.rank))
+    return wrap(DynamicUpdate(value, typed(update, value.dtype), starts))
+
+
+@public
+def dynamic_update_index_in_dim(operand: Any, update: Any, index: Any, axis: int = 0) -> Tracer:
+    """`operand` with one element along an axis replaced, at a computed place that is moved to lie inside."""
+    value = unwrap(lift(operand))
+    number = axis_of(axis, value.rank)
+    starts = tuple(_place(index if i == number else 0) for i in range(value.rank))
+    block = reshape(typed(update, value.dtype), tuple(1 if i == number else n for i, n in enumerate(value.shape)))
+    return wrap(DynamicUpdate(value, block, starts))
+
+
+# --- functions that NumPy lacks -----------------------------------------------------------------------------------
+
+
+@public
+def top_k(operand: Any, k: Any, *, axis: int = -1) -> tuple[Tracer, Tracer]:
+    """The k greatest along an axis, greatest first, and where they stood."""
+    found = TopK(unwrap(lift(operand)), static_dim(k, "k"), axis)
+    return wrap(Get(found, 0)), wrap(Get(found, 1))
+
+
+def _inexact(x: Any) -> Value:
+    """An operand in a float type: integers as f64."""
+    kind = described(x)
+    dtype = result_type(kind, float) if isinstance(kind, type) or kind.is_integer or kind is bool_ else kind
+    return typed(x, dtype)
+
+
+def _apply(op: type[Value], x: Any) -> Tracer:
+    value = _inexact(x)
+    if value.dtype in FLOAT8:
+        return wrap(convert(op(convert(value, f32)), value.dtype))
+    return wrap(op(value))
+
+
+@public
+def erf(x: Any) -> Tracer:
+    """The error function."""
+    return _apply(e.Erf, x)
+
+
+@public
+def erfc(x: Any) -> Tracer:
+    """1 - erf(x), without cancellation."""
+    return _apply(e.Erfc, x)
+
+
+@public
+def erf_inv(x: Any) -> Tracer:
+    """The inverse of the error function."""
+    return _apply(e.Erfinv, x)
+
+
+@public
+def lgamma(x: Any) -> Tracer:
+    """The logarithm of the size of the gamma function."""
+    return _apply(e.Lgamma, x)
+
+
+@public
+def digamma(x: Any) -> Tracer:
+    """The derivative of `lgamma`."""
+    return _apply(e.Digamma, x)
+
+
+@public
+def rsqrt(x: Any) -> Tracer:
+    """1 / sqrt(x)."""
+    return _apply(e.Rsqrt, x)
+
+
+@public
+def logistic(x: Any) -> Tracer:
+    """1 / (1 + exp(-x))."""
+    return _apply(e.Logistic, x)
+
+
+def _running(op: type[Value], operand: Any, axis: int, reverse: bool) -> Tracer:
+    value = unwrap(lift(operand))
+    return wrap(op(value, axis_of(axis, value.rank), reverse))
+
+
+@public
+def cumsum(operand: Any, axis: int = 0, reverse: bool = False) -> Tracer:
+    """Running sums, in the operand's own dtype; from the end with `reverse`."""
+    return _running(r.CumSum, operand, axis, reverse)
+
+
+@public
+def cumprod(operand: Any, axis: int = 0, reverse: bool = False) -> Tracer:
+    """Running products, in the operand's own dtype."""
+    return _running(r.CumProd, operand, axis, reverse)
+
+
+@public
+def cummax(operand: Any, axis: int = 0, reverse: bool = False) -> Tracer:
+    """Running maxima."""
+    return _running(r.CumMax, operand, axis, reverse)
+
+
+@public
+def cummin(operand: Any, axis: int = 0, reverse: bool = False) -> Tracer:
+    """Running minima."""
+    return _running(r.CumMin, operand, axis, reverse)
+
+
+@public
+def linear_recurrence(a: Any, b: Any, axis: int = 0, reverse: bool = False) -> Tracer:
+    """`y[i] = a[i] * y[i-1] + b[i]` along an axis, y[-1] = 0: moving averages, linear state space models."""
+    kind = result_type(described(a), described(b))
+    x, y = typed(a, kind), typed(b, kind)
+    return wrap(r.LinearRecurrence(x, y, axis_of(axis, x.rank), reverse))
+
+
+@public
+def bitcast_convert_type(operand: Any, new_dtype: Any) -> Tracer:
+    """The same bits as another type of the same width."""
+    return wrap(e.Bitcast(unwrap(lift(operand)), of(new_dtype)))
+
+
+@public
+def population_count(x: Any) -> Tracer:
+    """How many bits are set, in the operand's dtype."""
+    value = unwrap(lift(x))
+    return wrap(convert(e.PopulationCount(value), value.dtype))
+
+
+__all__ = [
+    "associative_scan", "bitcast_convert_type", "cond", "cummax", "cummin", "cumprod", "cumsum", "digamma",
+    "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
+    "dynamic_update_slice", "dynamic_update_slice_in_dim", "erf", "erf_inv", "erfc", "fori_loop", "lgamma",
+    "linear_recurrence", "logistic", "map", "pfor", "population_count", "rsqrt", "scan", "switch", "top_k", "while_loop",
+]  # fmt: skip
