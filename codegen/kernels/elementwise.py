@@ -15,12 +15,12 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from ...ir.dims import Dim, known_le, linear, minimum, product, symbol
+from ...ir.dims import Dim, ceildiv, known_le, linear, minimum, product, substitute, symbol
 from ...ir.errors import Unsupported
 from ...ir.graph import Graph
-from ...ir.loops.affine import NO_LOOPS, Ranges, depends
-from ...ir.loops.build import all_exprs, stored
-from ...ir.loops.nodes import For, Kernel, Load, Param, Stmt, Store
+from ...ir.loops.affine import NO_LOOPS, Ranges, coefficient, depends
+from ...ir.loops.build import all_exprs, rebuild, stored
+from ...ir.loops.nodes import Alloc, Expr, For, Kernel, Load, Param, Stmt, Store
 from ...ir.ops.families import Composite, Contraction, Control, Movement, Reduction
 from ...ir.ops.movement import Concatenate, Iota
 from ...ir.program import KernelDef
@@ -30,13 +30,15 @@ from ...ir.value import After, Constant, DimSize, Elementwise, Full, Get, Value
 from .. import simd, threads
 from ..lower import rules
 from ..lower.compose import MOST_TABLE_BYTES, Bound, Composer, Lanes, Position, Source
-from ..schedule import Axis, merged
+from ..schedule import Axis, merged, moved, parallelize, vectorize
 from ..tidy import numerics
 
 Block: TypeAlias = tuple[Stmt, ...]
 # Appends to a composer what is done at one position of a space.
 Write: TypeAlias = Callable[[Composer, Position], None]
 LETTERS: Final = "ijklmn"
+SQUARE: Final = 8  # lines of an operand that lie across the results, in a tile; and tiles in a square of tiles
+MOST_CROSSED: Final = 40  # operations of a body that is written out for every line of a tile
 MOST_PARTS: Final = 27  # of a space cut at its paddings
 
 
@@ -186,24 +188,101 @@ def nest(composer: Composer, axes: Sequence[Axis], target: Target) -> Block:
     lanes = simd.lanes_of(dtypes)
     weight = simd.weigh(body)
     unroll = simd.unroll_of(weight)
-    *outer, inner = axes
-    loop = For(inner.var, inner.start, inner.stop, 1, "serial", body)
-    if not outer:
-        divided = threads.divided(loop, weight.total, source.names, lanes * unroll)
-        if divided is loop:
-            return simd.strips(loop, lanes, unroll, source.names)
-        *lets, piece = divided.body
-        assert isinstance(piece, For)
-        strips = simd.strips(piece, lanes, unroll, source.names)
-        return (For(divided.var, divided.start, divided.stop, 1, "parallel", (*lets, *strips)),)
-    block = simd.strips(loop, lanes, unroll, source.names)
-    for axis in reversed(outer[1:]):
+    names = source.names
+    block: Block = body
+    for axis in reversed(axes):
         block = (For(axis.var, axis.start, axis.stop, 1, "serial", block),)
+    *outer, inner = axes
+    # Elements of a space are independent by construction; updated operands are looked at by `refuse_hazards`.
+    if not outer:
+        block = parallelize(block, inner.var, weight.total, names, lanes * unroll, checked=False)
+        return vectorize(block, inner.var, lanes, names, unroll, checked=False)
+    crossing = crossed(axes, body)
+    if crossing is not None and weight.operations <= MOST_CROSSED:
+        return crosswise(source, axes, crossing, body, lanes, unroll, weight.total)
     first = outer[0]
-    rows = For(first.var, first.start, first.stop, 1, "serial", block)
     below = product([axis.extent for axis in axes[1:]])
     row = weight.total * below if type(below) is int else threads.GRAIN
-    return (threads.divided(rows, row, source.names),)
+    block = parallelize(block, first.var, max(row, 1), names, checked=False)
+    return vectorize(block, inner.var, lanes, names, unroll, checked=False)
+
+
+def crossed(axes: Sequence[Axis], body: Block) -> Axis | None:
+    """The outer axis along which some operand lies, where the results lie along the innermost."""
+    inner = axes[-1]
+    for expr in all_exprs(body):
+        if type(expr) is Load and _jumps(expr.index[0], inner.var):
+            for axis in axes[:-1]:
+                if coefficient(expr.index[0], axis.var) == 1:
+                    return axis
+    return None
+
+
+def _jumps(dim: Dim, var: str) -> bool:
+    step = coefficient(dim, var)
+    return step is not None and step not in (0, 1, -1)
+
+
+def crosswise(
+    source: Source, axes: Sequence[Axis], crossing: Axis, body: Block, lanes: int, unroll: int, weight: int
+) -> Block:
+    """Tiles of SQUARE lines by SQUARE columns: lines of a crossing operand are read into registers as they lie, and the
+    body reads its columns from there. Tiles come in squares of tiles, so that pages and lines are used up while they
+    are at hand. What is left at two sides is read across."""
+    names = source.names
+    inner = axes[-1]
+    around = [axis for axis in axes[:-1] if axis is not crossing]
+    rows, columns = crossing.extent // SQUARE, inner.extent // SQUARE
+    row, column, i, lane = (names.fresh(name) for name in (f"{crossing.var}t", f"{inner.var}t", "r", "l"))
+    top, left = crossing.start + symbol(row) * SQUARE, inner.start + symbol(column) * SQUARE
+    copies: list[Stmt] = []
+    tiles: dict[tuple[str, Dim], str] = {}
+
+    def from_tile(x: Expr) -> Expr:
+        if type(x) is not Load or not _jumps(x.index[0], inner.var) or coefficient(x.index[0], crossing.var) != 1:
+            return x
+        key = x.buffer, x.index[0]
+        if key not in tiles:
+            tiles[key] = names.fresh("tile")
+            line = substitute(x.index[0], {crossing.var: top + symbol(lane), inner.var: left + symbol(i)})
+            read = Store(tiles[key], (symbol(i), symbol(lane)), Load(x.buffer, (line,), x.dtype))
+            vector = For(lane, 0, SQUARE, 1, "vector", (read,), SQUARE)
+            copies.append(Alloc(tiles[key], x.dtype, (SQUARE, SQUARE), "registers"))
+            copies.append(For(i, 0, SQUARE, 1, "unrolled", (vector,)))
+        return Load(tiles[key], (symbol(lane), symbol(i)), x.dtype)
+
+    here = {crossing.var: top + symbol(i), inner.var: left + symbol(lane)}
+    vector = For(lane, 0, SQUARE, 1, "vector", moved(rebuild(body, expr=from_tile), here), SQUARE)
+    tile: Block = (*copies, For(i, 0, SQUARE, 1, "unrolled", (vector,)))
+    big_row, big_column = names.fresh(f"{row}s"), names.fresh(f"{column}s")
+    r, c = symbol(big_row) * SQUARE, symbol(big_column) * SQUARE
+    loops = For(column, c, minimum(c + SQUARE, columns), 1, "serial", tile)
+    loops = For(row, r, minimum(r + SQUARE, rows), 1, "serial", (loops,))
+    loops = For(big_column, 0, ceildiv(columns, SQUARE), 1, "serial", (loops,))
+    loops = For(big_row, 0, ceildiv(rows, SQUARE), 1, "serial", (loops,))
+    low, right = crossing.start + rows * SQUARE, inner.start + columns * SQUARE
+    block: list[Stmt] = []
+    if rows != 0 and columns != 0:
+        block.append(loops)
+    rest = [
+        (Axis(crossing.var, crossing.start, low), Axis(inner.var, right, inner.stop)),
+        (Axis(crossing.var, low, crossing.stop), inner),
+    ]
+    for side, end in rest:
+        if side.start != side.stop and end.start != end.stop:
+            edge: Block = (For(end.var, end.start, end.stop, 1, "serial", body),)
+            edge = vectorize(edge, end.var, lanes, names, checked=False)
+            block.append(For(side.var, side.start, side.stop, 1, "serial", edge))
+    if not around:
+        work = weight * inner.extent * SQUARE * SQUARE
+        loops = threads.divided(loops, work if type(work) is int and work else threads.GRAIN, names)
+        return (loops, *block[1:]) if rows != 0 and columns != 0 else tuple(block)
+    below = product([axis.extent for axis in (*around[1:], crossing, inner)])
+    result: Block = tuple(block)
+    for axis in reversed(around):
+        result = (For(axis.var, axis.start, axis.stop, 1, "serial", result),)
+    work = weight * below if type(below) is int else threads.GRAIN
+    return parallelize(result, around[0].var, max(work, 1), names, checked=False)
 
 
 def guarded(
