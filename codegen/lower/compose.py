@@ -49,7 +49,7 @@ from ...ir.ops.families import Movement
 from ...ir.ops.movement import Concatenate, Iota, Pad
 from ...ir.program import KernelDef
 from ...ir.structure import Read, Structure, zero
-from ...ir.value import After, Constant, DimSize, Elementwise, Full, Parameter, Value
+from ...ir.value import After, Constant, DimSize, Elementwise, Full, Mul, Parameter, Value
 
 Position: TypeAlias = tuple[Dim, ...]
 
@@ -72,6 +72,7 @@ Leaf: TypeAlias = Callable[[Position, Guard], Expr | None]
 
 # A constant of up to so many bytes becomes a table inside the kernel's code; a larger one is an operand.
 MOST_TABLE_BYTES: Final = 64 << 10
+DEEPEST: Final = 12  # ops inside each other in one expression; walks over expressions are recursive
 _ATOMIC = (Var, Const, Index)
 NO_RULES: Final[Mapping[type, Rule]] = {}
 
@@ -179,6 +180,7 @@ class Composer:
         self.header: list[Stmt] = []
         self.undecided: dict[Bound, None] = {}
         self.has_variables = False
+        self.depths: dict[int, int] = {}
         self.memo: dict[tuple[int, Position, Guard], Expr] = {}
         self.offsets: dict[tuple[Position, tuple[Dim, ...]], Dim] = {}
 
@@ -209,8 +211,12 @@ class Composer:
                 stack.append((wanted, self.steps(*wanted)))
 
     def keep(self, value: Value, position: Position, guard: Guard, expr: Expr) -> Expr:
-        if self.source.readers.get(id(value), 0) > 1:
+        depth = 1 + max([self.depths.get(id(operand), 0) for operand in value.operands], default=0)
+        # A product stays in place, where it may become part of a multiply-add.
+        if self.source.readers.get(id(value), 0) > 1 or (depth > DEEPEST and not isinstance(value, Mul)):
             expr = self.bind(expr)
+            depth = 0
+        self.depths[id(value)] = depth
         self.memo[id(value), position, guard] = expr
         return expr
 
