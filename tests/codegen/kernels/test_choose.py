@@ -1,4 +1,4 @@
-"""Every row of the op table through the chosen kernel: loops evaluated, machine code run, both against the op itself."""
+"""Every row of the op table through the chosen kernel: loops evaluated and machine code run against the op itself."""
 
 from __future__ import annotations
 

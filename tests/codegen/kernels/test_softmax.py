@@ -8,7 +8,7 @@ from kernel_cases import check, graph_of, tensor
 
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.kernels import choose
-from treadle.codegen.kernels.softmax import plan
+from treadle.codegen.kernels.rows import plan
 from treadle.ir.dtypes import bf16, f16, f64
 from treadle.ir.errors import TreadleError
 from treadle.ir.ops.elementwise import Exp, Log, Sqrt

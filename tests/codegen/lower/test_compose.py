@@ -18,13 +18,13 @@ from treadle.ir.ops.movement import Broadcast, Concatenate, Pad, Reshape, Revers
 from treadle.ir.program import KernelDef
 from treadle.ir.value import Constant, Full, Get
 
-I, J = symbol("i"), symbol("j")
+AT = symbol("i"), symbol("j")
 
 
 def composed(graph: Graph, ranges: dict[str, tuple[int, int]] | None = None) -> tuple[list[str], str, Composer]:
     """The lets and the scalar of the first result at (i, j)."""
     composer = Composer(Source(KernelDef("k", graph)), ranges=ranges or {}, rules=rules())
-    value = composer.at(graph.results[0], (I, J))
+    value = composer.at(graph.results[0], AT)
     return [show_stmt(stmt) for stmt in composer.out], show_expr(value), composer
 
 
@@ -55,7 +55,7 @@ def test_decided_paddings() -> None:
     lets, value, composer = composed(graph, {"i": (1, 6), "j": (2, 11)})
     assert (lets, value, list(composer.undecided)) == ([], "p0[9*i + j - 11]", [])
     lets, value, composer = composed(graph, {"i": (6, 9), "j": (0, 15)})
-    assert composer.at(graph.results[0], (I, J)) == Const(1.5, f32)
+    assert composer.at(graph.results[0], AT) == Const(1.5, f32)
     _, _, composer = composed(graph, {"i": (0, 9), "j": (0, 15)})
     assert len(composer.undecided) == 2 and composer.has_variables
 
@@ -84,14 +84,14 @@ def test_long_chains() -> None:
 
     graph = graph_of([tensor(2, 3)], chain)
     composer = Composer(Source(KernelDef("k", graph)), rules=rules())
-    assert composer.at(graph.results[0], (I, J)).dtype is f32
+    assert composer.at(graph.results[0], AT).dtype is f32
 
 
 # An operand that is overwritten is read into a name, so that no later statement sees the new element.
 def test_updated_operands_are_read_first() -> None:
     graph = graph_of([tensor(2, 3)], lambda x: x + 1.0)
     composer = Composer(Source(KernelDef("k", graph, ((0, 0),))), rules=rules())
-    composer.at(graph.results[0], (I, J))
+    composer.at(graph.results[0], AT)
     assert isinstance(composer.out[0], Let) and isinstance(composer.out[0].value, Load)
 
 
