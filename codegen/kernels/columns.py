@@ -23,7 +23,6 @@ from ...ir.value import Value
 from .. import threads
 from ..schedule import Axis, moved
 from .reduce import CHAIN, ONE_PART, Accumulator, Waiting, begun, is_exact, tree
-from .reduce import merged as merged_states
 from .rows import FREE, ROW, Pass, Plan, Program, chain_of, in_order_of_lanes, is_dear, is_kept, lanes_for, nested
 
 Block: TypeAlias = tuple[Stmt, ...]
@@ -53,7 +52,7 @@ class SideBySide(Program):
         return True
 
     def finish(self, acc: Accumulator, part: Pass) -> Expr:
-        return acc.monoid.finish(acc.at(symbol(self.u), symbol(self.l)))
+        return acc.finish(acc.at(symbol(self.u), symbol(self.l)))
 
     def keep_number(self, value: Value, number: Expr, block: list[Stmt]) -> Expr:
         array = Alloc(self.names.fresh(value.name), value.dtype, (self.vectors, self.lanes), "registers")
@@ -218,7 +217,7 @@ class Wide(Program):
         return True
 
     def finish(self, acc: Accumulator, part: Pass) -> Expr:
-        return acc.monoid.finish(acc.at(symbol(self.u), symbol(self.l)))
+        return acc.finish(acc.at(symbol(self.u), symbol(self.l)))
 
     def keep_number(self, value: Value, number: Expr, block: list[Stmt]) -> Expr:
         array = Alloc(self.names.fresh(value.name), value.dtype, (1, self.lanes), "registers")
@@ -283,8 +282,7 @@ class Wide(Program):
                 for acc in accumulators:
                     part = self.groups[id(acc.op)]
                     states: list[State] = [(Load(part.name, (k, lane), part.dtype),) for k in range(elements)]
-                    state = merged_states(acc.monoid, acc.at(u, lane), tree(acc.monoid, states))
-                    joins += acc.set(u, lane, state, names)
+                    joins += acc.join(u, lane, tree(acc.monoid, states, names, joins), names)
                 join = For(self.l, 0, stop, 1, "vector", tuple(joins), lanes)
                 return (*first.header, *self.groups.values(), For(self.k, 0, elements, 1, "unrolled", (read,)), join)
 

@@ -15,11 +15,23 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
-from ...ir.dims import Dim, ceildiv, known_le, linear, minimum, product, substitute, symbol
+from ...ir.dims import (
+    Atom,
+    Dim,
+    SymbolicDim,
+    ceildiv,
+    exact_div,
+    known_le,
+    linear,
+    minimum,
+    product,
+    substitute,
+    symbol,
+)
 from ...ir.errors import Unsupported
 from ...ir.graph import Graph
 from ...ir.loops.affine import NO_LOOPS, Ranges, coefficient, depends
-from ...ir.loops.build import all_exprs, rebuild, stored
+from ...ir.loops.build import all_exprs, positions, rebuild, stored
 from ...ir.loops.nodes import Alloc, Expr, For, Kernel, Load, Param, Stmt, Store
 from ...ir.ops.families import Composite, Contraction, Control, Movement, Reduction
 from ...ir.ops.movement import Concatenate, Iota
@@ -39,6 +51,7 @@ Write: TypeAlias = Callable[[Composer, Position], None]
 LETTERS: Final = "ijklmn"
 SQUARE: Final = 8  # lines of an operand that lie across the results, in a tile; and tiles in a square of tiles
 MOST_CROSSED: Final = 40  # operations of a body that is written out for every line of a tile
+MOST_SPLITS: Final = 4  # times that an axis is cut where a reshape joined it
 MOST_PARTS: Final = 27  # of a space cut at its paddings
 
 
@@ -89,25 +102,81 @@ def space(source: Source, shape: Shape, write: Write, target: Target, around: Ra
     stands."""
     if any(extent == 0 for extent in shape):
         return ()
-    axes = [
-        Axis(source.names.fresh(LETTERS[i % len(LETTERS)]), 0, extent) for i, extent in enumerate(shape) if extent != 1
-    ]
-    composer = written(source, shape, axes, write, around)
+    sizes: list[Shape] = [() if extent == 1 else (extent,) for extent in shape]
+    axes, position = laid_out(source, sizes)
+    composer = written(source, position, axes, write, around)
+    for _ in range(MOST_SPLITS):
+        finer = divided_by(sizes, axes, composer)
+        if finer is None:
+            break
+        sizes = finer
+        axes, position = laid_out(source, sizes)
+        composer = written(source, position, axes, write, around)
     if not composer.undecided and not composer.has_variables:
         return nest(composer, axes, target)
     body: list[Stmt] = []
     for part in parts(axes, tuple(composer.undecided), source):
-        composer = written(source, shape, part, write, around)
+        composer = written(source, position, part, write, around)
         if composer.has_variables:
-            body.extend(guarded(source, shape, part, write, target, around))
+            body.extend(guarded(source, position, part, write, target, around))
         else:
             body.extend(nest(composer, part, target))
     return tuple(body)
 
 
+def laid_out(source: Source, sizes: Sequence[Shape]) -> tuple[list[Axis], Position]:
+    """An axis for every size, and the position they make: an axis of the space may be several, the first the
+    coarsest."""
+    axes: list[Axis] = []
+    position: list[Dim] = []
+    for parts_ in sizes:
+        place: Dim = 0
+        for extent in parts_:
+            axes.append(Axis(source.names.fresh(LETTERS[len(axes) % len(LETTERS)]), 0, extent))
+            place = place * extent + symbol(axes[-1].var)
+        position.append(place)
+    return axes, tuple(position)
+
+
+def divided_by(sizes: Sequence[Shape], axes: Sequence[Axis], composer: Composer) -> list[Shape] | None:
+    """Finer sizes, if some position divides an axis: a reshape joined there what lies apart in an operand. None where
+    no axis can be cut."""
+    divisors: dict[str, Dim] = {}
+    for expr in all_exprs(composer.out):
+        for dim in positions(expr) if type(expr) is Load else ():
+            for dividend, divisor in quotients(dim):
+                for axis in axes:
+                    if dividend == symbol(axis.var) and exact_div(axis.stop, divisor) is not None:
+                        divisors.setdefault(axis.var, divisor)
+    if not divisors:
+        return None
+    left = iter(axes)
+    finer: list[Shape] = []
+    for parts_ in sizes:
+        cut: list[Dim] = []
+        for extent in parts_:
+            divisor = divisors.get(next(left).var, 1)
+            coarse = exact_div(extent, divisor)
+            cut += [extent] if divisor == 1 or coarse is None else [coarse, divisor]
+        finer.append(tuple(cut))
+    return finer
+
+
+def quotients(dim: Dim) -> Iterator[tuple[Dim, Dim]]:
+    """Every division in a position, with what is divided and by what."""
+    if isinstance(dim, SymbolicDim):
+        for factors, _ in dim.terms:
+            for factor in factors:
+                if isinstance(factor, Atom):
+                    for operand in factor.operands:
+                        yield from quotients(operand)
+                    if factor.kind in ("floordiv", "mod"):
+                        yield factor.operands[0], factor.operands[1]
+
+
 def written(
     source: Source,
-    shape: Shape,
+    position: Position,
     axes: Sequence[Axis],
     write: Write,
     around: Ranges,
@@ -116,13 +185,11 @@ def written(
     """What is done at one position of the space, composed. With `lanes`, the innermost axis is the position of the
     first lane."""
     ranges: dict[str, tuple[Dim, Dim]] = {**around, **{axis.var: (axis.start, axis.stop) for axis in axes}}
-    places = [symbol(axis.var) for axis in axes]
     if lanes is not None:
         inner = axes[-1]
         ranges[lanes.var] = (0, inner.stop - symbol(inner.var))
-        places[-1] = symbol(inner.var) + symbol(lanes.var)  # type: ignore[assignment]
-    left = iter(places)
-    position = tuple([0 if extent == 1 else next(left) for extent in shape])
+        here = {inner.var: symbol(inner.var) + symbol(lanes.var)}
+        position = tuple([substitute(dim, here) for dim in position])
     composer = Composer(source, ranges=ranges, lanes=lanes, rules=rules())
     write(composer, position)
     return composer
@@ -286,15 +353,15 @@ def crosswise(
 
 
 def guarded(
-    source: Source, shape: Shape, axes: Sequence[Axis], write: Write, target: Target, around: Ranges
+    source: Source, position: Position, axes: Sequence[Axis], write: Write, target: Target, around: Ranges
 ) -> Block:
     """A nest in which some loads depend on where they fall: every vector counts its lanes from 0, by which the loaded
     values are kept, and the loads are under a mask."""
     if not axes:
-        return numerics(target, tuple(written(source, shape, axes, write, around).out))[0]
+        return numerics(target, tuple(written(source, position, axes, write, around).out))[0]
     count = simd.lanes_of([value.dtype for value in source.graph.order if not isinstance(value.type, TupleType)])
     lanes = Lanes(source.names.fresh("l"), count)
-    composer = written(source, shape, axes, write, around, lanes)
+    composer = written(source, position, axes, write, around, lanes)
     (body,) = numerics(target, tuple(composer.out))
     *outer, inner = axes
     vector = For(lanes.var, 0, minimum(count, inner.stop - symbol(inner.var)), 1, "vector", body, count)
@@ -306,7 +373,7 @@ def guarded(
     below = product([axis.extent for axis in axes[1:]])
     row = simd.weigh(body).total * below if type(below) is int else threads.GRAIN
     rows = For(outer[0].var, outer[0].start, outer[0].stop, 1, "serial", block)
-    return (threads.divided(rows, row, source.names),)
+    return (threads.divided(rows, max(row, 1), source.names),)
 
 
 # --- overwriting operands ---------------------------------------------------------------------------------------------

@@ -20,9 +20,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from ...ir.dims import Dim, symbol
-from ...ir.dtypes import i64
-from ...ir.loops.build import Names, and_, eq, ge, lt, ne, not_, or_, shr
+from ...ir.dims import Dim, product, symbol
+from ...ir.dtypes import i32, i64
+from ...ir.loops.build import Names, and_, cast, eq, ge, lt, ne, not_, or_, shr
 from ...ir.loops.nodes import (
     Alloc,
     Binary,
@@ -58,21 +58,55 @@ def is_exact(monoid: Monoid) -> bool:
     return monoid.name in _EXACT or all(not dtype.is_float and dtype.kind != "complex" for dtype in monoid.dtypes)
 
 
-def merged(monoid: Monoid, a: State, b: State) -> State:
-    """Two states of disjoint sets of elements joined; neither needs to lie before the other."""
-    if monoid.name not in ("argmax", "argmin"):
-        return monoid.merge(a, b)
-    better = Binary("gt" if monoid.name == "argmax" else "lt", b[0], a[0])
-    level: Expr = eq(a[0], b[0])
-    takes: Expr = better
-    if a[0].dtype.is_float:
-        wrong, fresh = ne(a[0], a[0]), ne(b[0], b[0])
-        level = or_(level, and_(wrong, fresh))
-        takes = or_(takes, and_(fresh, not_(wrong)))
-    takes = or_(takes, and_(level, lt(b[1], a[1])))
+def _is_arg(monoid: Monoid) -> bool:
+    return monoid.name in ("argmax", "argmin")
+
+
+def stepped(monoid: Monoid, state: State, element: State, names: Names, block: list[Stmt]) -> State:
+    """The state after one more element, which comes later than all it has seen. What is read several times is bound by
+    lets appended to `block`."""
+    if monoid.name in ONE_PART:
+        return monoid.step(state, element)
+    state, element = bound(state, names, block), bound(element, names, block)
+    if not _is_arg(monoid):
+        return monoid.step(state, element)
+    takes: Expr = Binary("gt" if monoid.name == "argmax" else "lt", element[0], state[0])
+    if state[0].dtype.is_float:
+        takes = and_(or_(takes, ne(element[0], element[0])), eq(state[0], state[0]))
     # A position of -1 is that of no element yet.
-    takes = and_(or_(takes, lt(a[1], 0)), ge(b[1], 0))
-    return (Select(takes, b[0], a[0]), Select(takes, b[1], a[1]))
+    (taken,) = bound((or_(takes, lt(state[1], 0)),), names, block)
+    return (Select(taken, element[0], state[0]), Select(taken, cast(element[1], state[1].dtype), state[1]))
+
+
+def merged(monoid: Monoid, a: State, b: State, names: Names, block: list[Stmt]) -> State:
+    """Two states of disjoint sets of elements joined; neither needs to lie before the other."""
+    if monoid.name in ONE_PART:
+        return monoid.merge(a, b)
+    a, b = bound(a, names, block), bound(b, names, block)
+    if not _is_arg(monoid):
+        return monoid.merge(a, b)
+    takes: Expr = Binary("gt" if monoid.name == "argmax" else "lt", b[0], a[0])
+    level: Expr = eq(a[0], b[0])
+    if a[0].dtype.is_float:
+        wrong, fresh = bound((ne(a[0], a[0]), ne(b[0], b[0])), names, block)
+        level = or_(level, and_(wrong, fresh))
+        takes = or_(and_(takes, not_(wrong)), and_(fresh, not_(wrong)))
+    takes = or_(takes, and_(level, lt(b[1], a[1])))
+    (taken,) = bound((and_(or_(takes, lt(a[1], 0)), ge(b[1], 0)),), names, block)
+    return (Select(taken, b[0], a[0]), Select(taken, b[1], a[1]))
+
+
+def bound(state: State, names: Names, block: list[Stmt]) -> State:
+    """The parts of a state by names."""
+    result: list[Expr] = []
+    for part in state:
+        if isinstance(part, Var | Const):
+            result.append(part)
+            continue
+        name = names.fresh("s")
+        block.append(Let(name, part))
+        result.append(Var(name, part.dtype))
+    return tuple(result)
 
 
 @dataclass(frozen=True)
@@ -92,8 +126,32 @@ class Accumulator:
     ) -> Accumulator:
         monoid = structure.combine
         assert monoid is not None
-        arrays = tuple([Alloc(names.fresh("acc"), dtype, (vectors, lanes), memory) for dtype in monoid.dtypes])
+        dtypes = list(monoid.dtypes)
+        length = product(axis.extent for axis in structure.reduced)
+        if _is_arg(monoid) and type(length) is int and length < 1 << 31:
+            dtypes[1] = i32  # a position takes no more room than a number
+        arrays = tuple([Alloc(names.fresh("acc"), dtype, (vectors, lanes), memory) for dtype in dtypes])
         return Accumulator(op, structure, monoid, arrays, vectors, lanes)
+
+    @property
+    def identity(self) -> State:
+        return tuple([Const(x.value, array.dtype) for x, array in zip(self.monoid.identity, self.arrays, strict=True)])
+
+    def finish(self, state: State) -> Expr:
+        """What is left of a row, from its state."""
+        return cast(self.monoid.finish(state), self.op.dtype)
+
+    def step(self, vector: Dim, lane: Dim, element: State, names: Names) -> Block:
+        """One more element."""
+        block: list[Stmt] = []
+        state = stepped(self.monoid, self.at(vector, lane), element, names, block)
+        return (*block, *self.set(vector, lane, state, names))
+
+    def join(self, vector: Dim, lane: Dim, other: State, names: Names) -> Block:
+        """Another state joined in front of the one that is kept."""
+        block: list[Stmt] = []
+        state = merged(self.monoid, other, self.at(vector, lane), names, block)
+        return (*block, *self.set(vector, lane, state, names))
 
     def at(self, vector: Dim, lane: Dim) -> State:
         return tuple([Load(array.name, (vector, lane), array.dtype) for array in self.arrays])
@@ -116,7 +174,7 @@ def begun(accumulators: Sequence[Accumulator], names: Names, kind: LoopKind = "u
     block: list[Stmt] = []
     for acc in accumulators:
         u, lane = names.fresh("u"), names.fresh("l")
-        stores = tuple([Store(a.name, (symbol(u), symbol(lane)), x) for a, x in zip(acc.arrays, acc.monoid.identity)])
+        stores = tuple([Store(a.name, (symbol(u), symbol(lane)), x) for a, x in zip(acc.arrays, acc.identity)])
         block.append(For(u, 0, acc.vectors, 1, kind, (vector(lane, acc.lanes, stores),)))
     return tuple(block)
 
@@ -132,15 +190,16 @@ def joined_vectors(accumulators: Sequence[Accumulator], names: Names) -> Block:
         if acc.vectors == 1:
             continue
         lane = names.fresh("l")
-        state = tree(acc.monoid, [acc.at(u, symbol(lane)) for u in range(acc.vectors)])
-        block.append(vector(lane, acc.lanes, acc.set(0, symbol(lane), state, names)))
+        inside: list[Stmt] = []
+        state = tree(acc.monoid, [acc.at(u, symbol(lane)) for u in range(acc.vectors)], names, inside)
+        block.append(vector(lane, acc.lanes, (*inside, *acc.set(0, symbol(lane), state, names))))
     return tuple(block)
 
 
-def tree(monoid: Monoid, states: list[State]) -> State:
+def tree(monoid: Monoid, states: list[State], names: Names, block: list[Stmt]) -> State:
     """States joined pairwise until one is left."""
     while len(states) > 1:
-        pairs = [merged(monoid, a, b) for a, b in zip(states[::2], states[1::2])]
+        pairs = [merged(monoid, a, b, names, block) for a, b in zip(states[::2], states[1::2])]
         states = pairs + ([states[-1]] if len(states) % 2 else [])
     return states[0]
 
@@ -157,8 +216,9 @@ def joined_lanes(acc: Accumulator, names: Names) -> tuple[Block, State]:
         low: State = tuple([Load(a.name, (*at, lane), a.dtype) for a in arrays])
         high: State = tuple([Load(a.name, (*at, lane + width), a.dtype) for a in arrays])
         halves = tuple([Alloc(names.fresh("half"), a.dtype, (width,), "registers") for a in arrays])
-        state = merged(acc.monoid, low, high)
-        block += [*halves, vector(str(lane), width, stored(halves, (lane,), state, names))]
+        inside: list[Stmt] = []
+        state = merged(acc.monoid, low, high, names, inside)
+        block += [*halves, vector(str(lane), width, (*inside, *stored(halves, (lane,), state, names)))]
         arrays, at = halves, ()
     return tuple(block), tuple([Load(a.name, (*at, 0), a.dtype) for a in arrays])
 
@@ -218,7 +278,7 @@ class Waiting:
 
         def join(acc: Accumulator, arrays: tuple[Alloc, ...], u: Dim, lane: Dim) -> Block:
             waits = tuple([Load(a.name, (symbol(at), u * acc.lanes + lane), a.dtype) for a in arrays])
-            return acc.set(u, lane, merged(acc.monoid, waits, acc.at(u, lane)), names)
+            return acc.join(u, lane, waits, names)
 
         ripple: Block = (
             Let(at, here),
@@ -244,7 +304,7 @@ class Waiting:
 
         def join(acc: Accumulator, arrays: tuple[Alloc, ...], u: Dim, lane: Dim) -> Block:
             waits = tuple([Load(a.name, (symbol(name), u * acc.lanes + lane), a.dtype) for a in arrays])
-            return acc.set(u, lane, merged(acc.monoid, waits, acc.at(u, lane)), names)
+            return acc.join(u, lane, waits, names)
 
         taken = If(_bit(count, Index(symbol(name))), self.each(vectors, join, names))
         return (*begun(self.accumulators, names, self.kind), For(name, 0, self.levels, 1, "serial", (taken,)))

@@ -229,8 +229,7 @@ class Program(ABC):
 
     def accumulate(self, acc: Accumulator, element: State) -> Block:
         """One element on its way into the state."""
-        place = (symbol(self.u), symbol(self.l))
-        return acc.set(*place, acc.monoid.step(acc.at(*place), element), self.names)
+        return acc.step(symbol(self.u), symbol(self.l), element, self.names)
 
     # Positions.
 

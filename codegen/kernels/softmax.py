@@ -60,9 +60,9 @@ class Across(Program):
         return not once
 
     def finish(self, acc: Accumulator, part: Pass) -> Expr:
-        states = tuple([Var(self.names.fresh("state"), dtype) for dtype in acc.monoid.dtypes])
+        states = tuple([Var(self.names.fresh("state"), array.dtype) for array in acc.arrays])
         part.states[id(acc.op)] = states
-        return acc.monoid.finish(states)
+        return acc.finish(states)
 
     def keep_number(self, value: Value, number: Expr, block: list[Stmt]) -> Expr:
         name = self.names.fresh(value.name)

@@ -11,8 +11,8 @@ from treadle.codegen.kernels import choose
 from treadle.ir.dims import symbol
 from treadle.ir.dtypes import DTYPES, bf16, bool_, f16, f32, f64, i8, i32, u8
 from treadle.ir.errors import TreadleError
-from treadle.ir.loops.build import walk
-from treadle.ir.loops.nodes import For
+from treadle.ir.loops.build import all_exprs, walk
+from treadle.ir.loops.nodes import For, Load
 from treadle.ir.ops.elementwise import Convert, Maximum, Pow, Select
 from treadle.ir.ops.movement import Broadcast, Concatenate, Iota, Pad, Reshape, Reverse, Slice, Transpose
 from treadle.ir.program import KernelDef
@@ -72,6 +72,23 @@ MOVES = {
 @pytest.mark.parametrize("name", MOVES)
 def test_movement(name: str) -> None:
     check(graph_of(*MOVES[name]))
+
+
+# Lines of an operand across the results are read in tiles; sizes that tiles do not fill have two edges.
+@pytest.mark.parametrize("a, b", [(8, 8), (7, 100), (100, 7), (24, 40), (37, 50)])
+def test_transposes(a: int, b: int) -> None:
+    check(graph_of([tensor(a, b), tensor(b, a)], lambda x, y: Transpose(x, (1, 0)) * y))
+    check(graph_of([tensor(2, "A", "B")], lambda x: Transpose(x, (0, 2, 1))), sizes={"A": a, "B": b})
+
+
+# An axis that a reshape joined is cut again where its parts lie apart: what is left are plain strides.
+@pytest.mark.parametrize("given", [(2, 12, 10, 64), (2, 12, "S", 64)])
+def test_reshapes_of_transposes(given: tuple[int | str, ...]) -> None:
+    steps = symbol("S") if "S" in given else 10
+    graph = graph_of([tensor(*given)], lambda x: Reshape(Transpose(x, (0, 2, 1, 3)), (2, steps, 768)))
+    kernels = check(graph, sizes={"S": 10} if "S" in given else {})
+    loads = [x for x in all_exprs(kernels["avx512"].body) if isinstance(x, Load)]
+    assert loads and not any("//" in str(dim) for x in loads for dim in x.index)
 
 
 # Padding with sizes known at run time is cut into parts whose bounds are symbolic.
