@@ -104,7 +104,7 @@ def _value(value: Value, operands: tuple[Any, ...], sizes: Mapping[str, int]) ->
         case Constant(data):
             return data
         case Control():
-            return value.evaluate_bodies(lambda body, args: _run(body, args, sizes), *operands)
+            return value.evaluate_bodies(lambda body, args: _run(body, args, sizes), sizes, *operands)
         case _:
             if sizes:
                 value = _at_sizes(value, operands, sizes)

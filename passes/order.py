@@ -105,9 +105,8 @@ class Work:
         self.buffers[id(value)] = tuple(step.makes)
         self.waits[id(value)] = (step.number,)
         if isinstance(value, Group):
-            update = updates_of(value.body)
-            if update is not None:
-                step.overwrites = list(self.buffers[id(value.args[update[1]])])
+            for _, param in updates_of(value.body):
+                step.overwrites += self.buffers[id(value.args[param])]
         elif isinstance(value, Control):
             step.room = room_of(value, self.sizes)
             if isinstance(value, Scan | While):

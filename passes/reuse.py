@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from ..ir.dims import Dim, product
+from ..ir.dims import Dim, SymbolicDim, names, product
 from ..ir.graph import Graph
+from ..ir.ops.families import Contraction
 from ..ir.ops.indexing import DynamicUpdate, Scatter
 from ..ir.ops.movement import Broadcast, Concatenate, Copy, Reshape, Slice, Transpose
-from ..ir.types import Shape
+from ..ir.types import Shape, TensorType
 from ..ir.value import After, Parameter, Value
 
 
@@ -43,7 +45,7 @@ def view_of(body: Graph) -> View | None:
     value = body.results[0]
     offset: Dim = 0
     while not isinstance(value, Parameter):
-        step = _lies(value)
+        step = lies_in(value)
         if step is None:
             return None
         offset = offset + step
@@ -51,8 +53,8 @@ def view_of(body: Graph) -> View | None:
     return View(next(i for i, p in enumerate(body.params) if p is value), offset)
 
 
-def _lies(value: Value) -> Dim | None:
-    """The byte offset of `value` in its first operand, if its elements lie there in order."""
+def lies_in(value: Value) -> Dim | None:
+    """The byte offset of `value` in its first operand, if its elements lie there in order: then it is only a view."""
     match value:
         case Reshape():
             return 0
@@ -93,43 +95,62 @@ def is_contiguous(value: Concatenate) -> bool:
     return all(dim == 1 for dim in value.shape[: value.axis])
 
 
-def updates_of(body: Graph) -> tuple[int, int] | None:
-    """(result, parameter) where the one op of `body` changes a part of its operand and leaves the rest."""
-    if len(body.ops) != 1 or len(body.results) != 1:
-        return None
-    op = body.ops[0]
-    if not isinstance(op, DynamicUpdate | Scatter):
-        return None
-    x, *others = op.operands
-    if not isinstance(x, Parameter) or any(other is x for other in others):
-        return None
-    return 0, next(i for i, p in enumerate(body.params) if p is x)
+def updates_of(body: Graph) -> tuple[tuple[int, int], ...]:
+    """(result, parameter) pairs where the result is the parameter with a part of it written anew, and nothing else in
+    `body` reads the parameter."""
+    numbers = {id(p): i for i, p in enumerate(body.params)}
+    found: list[tuple[int, int]] = []
+    for i, result in enumerate(body.results):
+        if not is_update(result) or id(result.operands[0]) not in numbers:
+            continue
+        x = result.operands[0]
+        reads = sum(operand is x for value in body.ops for operand in value.operands)
+        if reads == 1 and not any(other is x for other in body.results):
+            found.append((i, numbers[id(x)]))
+    return tuple(found)
+
+
+def is_update(value: Value) -> bool:
+    """Whether an op yields its first operand with a part written anew."""
+    return isinstance(value, DynamicUpdate | Scatter)
+
+
+def written_by(value: Value) -> Value | None:
+    """What an update writes into its operand, each element once."""
+    match value:
+        case DynamicUpdate(_, update):
+            return update
+        case Scatter(_, _, updates):
+            return updates
+    return None
 
 
 def overwritable(body: Graph) -> tuple[tuple[int, int], ...]:
-    """(result, parameter) pairs of one type where every element of the parameter is read at the position of the result
-    that replaces it, and nowhere else: maps over one space whose reads of the parameter are in place."""
+    """(result, parameter) pairs of one type where the parameter may be lost as the result is written: each element is
+    read at the position of the result, and otherwise only by reductions of whole rows that end before it."""
     shape = body.results[0].shape if body.results else ()
     if any(result.shape != shape for result in body.results):
         return ()
-    elsewhere = _read_elsewhere(body.results)
+    elsewhere = _read_elsewhere(body)
     if elsewhere is None:
         return ()
-    reached = {id(value) for value in body.order[len(body.params) :] for value in value.operands}
+    read = {id(operand) for value in body.ops for operand in value.operands}
     return tuple(
         (r, p)
         for p, param in enumerate(body.params)
-        if id(param) in reached and id(param) not in elsewhere
+        if id(param) in read and id(param) not in elsewhere
         for r, result in enumerate(body.results)
         if result.type == param.type and not isinstance(result, Parameter)
     )
 
 
-def _read_elsewhere(results: Sequence[Value]) -> set[int] | None:
-    """What is read at another position than the result's; None where something is no map."""
+def _read_elsewhere(body: Graph) -> set[int] | None:
+    """Ids of what is read at another position than the results'; None where that is not known."""
+    shape = body.results[0].shape
+    kinds: tuple[str, ...] | None = None
     seen: set[tuple[int, bool]] = set()
     elsewhere: set[int] = set()
-    pending: list[tuple[Value, bool]] = [(result, True) for result in results]
+    pending: list[tuple[Value, bool]] = [(result, True) for result in body.results]
     while pending:
         value, here = pending.pop()
         if (id(value), here) in seen:
@@ -140,15 +161,40 @@ def _read_elsewhere(results: Sequence[Value]) -> set[int] | None:
         if isinstance(value, Parameter):
             continue
         structure = value.structure()
-        if structure is None:
+        if structure is None or isinstance(value, Contraction):
             if value.operands:
                 return None
             continue
-        if structure.combine is not None:
-            return None
         position = tuple(axis.position for axis in structure.axes)
+        over = tuple(axis.extent for axis in structure.axes)
+        if structure.combine is not None:
+            # All reductions go along the same rows of the results' space, or order among them is not known.
+            mine = tuple(axis.kind for axis in structure.axes)
+            if over != shape or (kinds is not None and mine != kinds):
+                return None
+            kinds, here = mine, True
         for read in structure.reads:
             operand = value.operands[read.operand]
-            same = read.index == position and read.fill is None and operand.shape == structure.shape
+            same = read.index == position and read.fill is None and not read.divisors and operand.shape == over
             pending.append((operand, here and same))
     return elsewhere
+
+
+def sizes_in(value: Value) -> list[str]:
+    """The names of sizes that a value's type or attributes mention."""
+    found: dict[str, None] = {}
+
+    def look(content: Any) -> None:
+        if isinstance(content, tuple):
+            for item in content:
+                look(item)
+        elif isinstance(content, TensorType):
+            look(content.shape)
+        elif isinstance(content, SymbolicDim):
+            found.update(dict.fromkeys(names(content)))
+
+    kind = value.type
+    look(kind if isinstance(kind, TensorType) else kind.elements)
+    for _, attribute in value.attributes():
+        look(attribute)
+    return list(found)

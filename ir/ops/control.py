@@ -6,6 +6,7 @@ alone. Derivatives and batching of all of them are written once, in passes/autod
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -58,7 +59,7 @@ class Call(Control):
         _same(self, self.body, _types(self.args), "the body")
         return TupleType(self.body.result_types)
 
-    def evaluate_bodies(self, run: RunBody, *operands: Any) -> tuple[Any, ...]:
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
         return run(self.body, operands)
 
 
@@ -91,7 +92,7 @@ class Switch(Control):
                 )
         return TupleType(first)
 
-    def evaluate_bodies(self, run: RunBody, *operands: Any) -> tuple[Any, ...]:
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
         chosen = min(max(int(operands[0]), 0), len(self.branches) - 1)
         return run(self.branches[chosen], operands[1:])
 
@@ -114,7 +115,7 @@ class While(Control):
         _carried(self, inner, self.carry)
         return TupleType(_types(self.carry))
 
-    def evaluate_bodies(self, run: RunBody, *operands: Any) -> tuple[Any, ...]:
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
         consts, carry = operands[: len(self.consts)], tuple(operands[len(self.consts) :])
         while bool(run(self.condition, (*consts, *carry))[0]):
             carry = run(self.body, (*consts, *carry))
@@ -151,12 +152,12 @@ class Scan(Control):
         stacked = tuple(t.with_shape((self.length, *t.shape)) for t in self.body.result_types[len(self.carry) :])
         return TupleType(_types(self.carry) + stacked)
 
-    def evaluate_bodies(self, run: RunBody, *operands: Any) -> tuple[Any, ...]:
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
         n, m = len(self.consts), len(self.consts) + len(self.carry)
         consts, carry, xs = operands[:n], tuple(operands[n:m]), operands[m:]
-        length = len(xs[0]) if xs else evaluate(self.length, {})
+        length = len(xs[0]) if xs else evaluate(self.length, sizes)
         stacked: list[Array] = [
-            np.zeros((length, *map(int, map(str, kind.shape))), kind.dtype.numpy)
+            np.zeros((length, *(evaluate(dim, sizes) for dim in kind.shape)), kind.dtype.numpy)
             for kind in self.body.result_types[len(carry) :]
         ]
         for t in reversed(range(length)) if self.reverse else range(length):

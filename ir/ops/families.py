@@ -12,7 +12,7 @@ axis of one size, and so must the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ..dims import Dim
@@ -123,8 +123,8 @@ class Indexing(Op):
 class Control(Op):
     """Ops with closed bodies. They yield a tuple, read by `Get`; their bodies see nothing but their parameters."""
 
-    def evaluate_bodies(self, run: RunBody, *operands: Any) -> tuple[Any, ...]:
-        """The reference; `run(graph, args)` evaluates a body."""
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
+        """The reference; `run(graph, args)` evaluates a body, `sizes` are the values of the symbolic sizes."""
         raise TypeError(f"{type(self).__name__} has no reference")
 
     def evaluate(self, *operands: Any) -> Any:
