@@ -42,7 +42,7 @@ from ...ir.loops.nodes import (
 )
 from ...ir.target import Target
 from .. import isa
-from . import scalars
+from . import pairs, scalars
 from .control import CONTEXT_POOL, CONTEXT_THREADS, Branch, Control
 from .facts import register_widths, uses, walk
 from .memory import Buffer
@@ -371,6 +371,14 @@ class _Function(Control):
             )
         if trips.number is not None and trips.number <= 0:
             return
+        if trips.number == 1:
+            # One lane is a scalar. (And LLVM 22 makes of a masked store of a truncated vector, under a constant mask of
+            # one lane, a scalar store as wide as the vector's elements were before they were truncated.)
+            outer = self.env.get(stmt.var)
+            self.env[stmt.var] = start
+            self.block(stmt.body)
+            self.restore(stmt.var, outer)
+            return
         lanes = Lanes(stmt.var, stmt.lanes, start, stmt.step)
         if trips.number is not None:
             mask = None
@@ -617,7 +625,7 @@ class _Function(Control):
     def value(self, expr: Expr) -> Value:
         match expr:
             case Binary(op, x, y):
-                return scalars.binary(self, op, self.value(x), self.value(y))
+                return pairs.binary(self, op, self.value(x), self.value(y))
             case Load(buffer, index):
                 return self.load(expr, buffer, index)
             case Var(name):
@@ -627,11 +635,11 @@ class _Function(Control):
             case Fma(x, y, z):
                 return scalars.fma(self, self.value(x), self.value(y), self.value(z))
             case Unary(op, x):
-                return scalars.unary(self, op, self.value(x))
+                return pairs.unary(self, op, self.value(x))
             case Select(condition, x, y):
                 return self.select(self.value(condition), self.value(x), self.value(y))
             case Cast(x, dtype, bits):
-                return scalars.cast(self, self.value(x), dtype, bits)
+                return pairs.cast(self, self.value(x), dtype, bits)
             case Index(dim):
                 return self.index(dim)
             case Call(instruction, args, _):

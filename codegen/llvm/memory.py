@@ -17,11 +17,12 @@ from ...ir.dtypes import DType, bool_, i16, i32, i64, real_of
 from ...ir.errors import Unsupported
 from ...ir.loops.affine import linearize
 from ...ir.target import Target
-from . import intrinsics, scalars
+from . import intrinsics
 from .intrinsics import declaration
 from .positions import Plan
 from .registers import RegisterArrays
 from .routines import joined, pieces, shuffle
+from .short_floats import as_type, half_from_memory, half_to_memory
 from .writer import HALVES, Needs, Value, integer, memory_type, pair
 
 
@@ -232,7 +233,7 @@ class Memory(RegisterArrays):
             zero = "zeroinitializer" if raw.lanes else "0"
             return self.pure(f"icmp ne {kind} {raw.text}, {zero}", bool_, raw.lanes, raw.level)
         if dtype in HALVES:
-            return scalars.half_from_memory(self, scalars.as_type(raw, i16), dtype)
+            return half_from_memory(self, as_type(raw, i16), dtype)
         return raw
 
     def to_memory(self, value: Value) -> tuple[str, str]:
@@ -245,7 +246,7 @@ class Memory(RegisterArrays):
             bits = self.pure(f"zext {value.typed} to {kind}", dtype, value.lanes, value.level)
             return kind, bits.text
         if dtype in HALVES:
-            bits = scalars.half_to_memory(self, value)
+            bits = half_to_memory(self, value)
             return bits.type, bits.text
         return value.type, value.text
 
@@ -273,8 +274,8 @@ class Memory(RegisterArrays):
     def in_lanes(self, value: Value, count: int) -> Value:
         """A scalar in every lane; the bits of a half float as they are."""
         if value.dtype in HALVES and not value.lanes:
-            bits = self.splat(scalars.half_to_memory(self, value), count)
-            return scalars.half_from_memory(self, bits, value.dtype)
+            bits = self.splat(half_to_memory(self, value), count)
+            return half_from_memory(self, bits, value.dtype)
         return self.splat(value, count)
 
     def store_one(self, pointer: Value, value: Value) -> None:

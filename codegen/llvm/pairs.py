@@ -1,4 +1,4 @@
-"""Complex arithmetic on pairs of values.
+"""Arithmetic on all values: complex ones are pairs of reals, and reals are handed on.
 
 Products are the schoolbook's, quotients Smith's, every operation rounded by itself, as the loops define them; order is
 by the real part and then by the imaginary one, and nothing that holds a NaN is ordered, as in NumPy. The absolute value
@@ -7,18 +7,17 @@ and the root are mathematics, opened before emission like `exp`.
 
 from __future__ import annotations
 
-from ...ir.dtypes import DType, bool_, real_of
-from . import scalars
+from ...ir.dtypes import DType, bool_, f32, f64, real_of
+from ...ir.errors import Unsupported
+from . import casts, scalars
 from .writer import Value, Writer, literal, pair
 
 
-def parts(x: Value) -> tuple[Value, Value]:
-    """Real and imaginary part; a real value's is 0."""
-    return x.parts or (x, literal(0, x.dtype))
-
-
 def unary(w: Writer, op: str, x: Value) -> Value:
-    a, b = parts(x)
+    """A function of UNARY."""
+    if x.parts is None:
+        return scalars.unary(w, op, x)
+    a, b = x.parts
     match op:
         case "real":
             return a
@@ -39,8 +38,14 @@ def unary(w: Writer, op: str, x: Value) -> Value:
 
 
 def binary(w: Writer, op: str, x: Value, y: Value) -> Value:
-    a, b = parts(x)
-    c, d = parts(y)
+    """A function of BINARY."""
+    if op == "complex" and x.dtype in (f32, f64):
+        lanes = x.lanes or y.lanes
+        return pair(w.splat(x, lanes), w.splat(y, lanes))
+    if x.parts is None or y.parts is None:
+        return scalars.binary(w, op, x, y)
+    a, b = x.parts
+    c, d = y.parts
     match op:
         case "add" | "sub":
             return pair(scalars.binary(w, op, a, c), scalars.binary(w, op, b, d))
@@ -91,20 +96,17 @@ def _divide(w: Writer, a: Value, b: Value, c: Value, d: Value) -> Value:
     return pair(w.select(nothing, w.op("fdiv", a, size_c), real), w.select(nothing, w.op("fdiv", b, size_c), imaginary))
 
 
-def make(w: Writer, real: Value, imaginary: Value) -> Value:
-    """The complex value of two reals, of which one may be a vector and the other not."""
-    lanes = real.lanes or imaginary.lanes
-    return pair(w.splat(real, lanes), w.splat(imaginary, lanes))
-
-
-def cast(w: Writer, x: Value, dtype: DType) -> Value:
-    """To a complex type, or from one: to bool whether it is not 0, to any other type its real part."""
-    a, b = parts(x)
-    if dtype.kind == "complex":
-        kind = real_of(dtype)
-        if x.parts is None:
-            b = literal(0.0, kind)
-        return make(w, scalars.cast(w, a, kind), scalars.cast(w, b, kind))
-    if dtype is bool_:
-        return w.op("or", scalars.cast(w, a, bool_), scalars.cast(w, b, bool_))
-    return scalars.cast(w, a, dtype)
+def cast(w: Writer, x: Value, dtype: DType, bits: bool = False) -> Value:
+    """A conversion. To a complex type from its real part; from one to bool, whether it is not 0; to any other type,
+    its real part."""
+    if x.dtype is dtype or (x.parts is None and dtype.kind != "complex"):
+        return casts.cast(w, x, dtype, bits)
+    if bits:
+        raise Unsupported(f"kernels do not see {x.dtype} as {dtype}", code="TD0501", edit="take the parts one by one")
+    a, b = x.parts or (x, None)
+    if dtype.kind != "complex":
+        real = casts.cast(w, a, dtype)
+        return w.op("or", real, casts.cast(w, b, dtype)) if dtype is bool_ and b is not None else real
+    kind = real_of(dtype)
+    zero = w.splat(literal(0.0, kind), a.lanes)
+    return pair(casts.cast(w, a, kind), zero if b is None else casts.cast(w, b, kind))

@@ -14,7 +14,7 @@ from ...ir.dims import Atom, Dim, bounds
 from ...ir.dtypes import i64
 from ...ir.errors import Unsupported
 from ...ir.target import Target
-from . import scalars
+from . import casts, scalars
 from .writer import Needs, Value, Writer, integer
 
 Term = tuple[tuple[str, ...], int]
@@ -46,7 +46,7 @@ class Positions(Writer):
         if found is None:
             raise Unsupported(f"{name} is not bound where it is used", code="TD0510")
         if found.dtype is not i64:
-            found = scalars.cast(self, found, i64)
+            found = casts.cast(self, found, i64)
         return found
 
     def index(self, dim: Dim) -> Value:

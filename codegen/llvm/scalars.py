@@ -1,26 +1,31 @@
 """The emission table: every primitive of the loops on every dtype, spelt out until no library is needed.
 
 Each function writes straight code for scalars and vectors alike, total and equal on every target: integer division by
-zero gives 0, shifts by the width or more give 0 or the sign, float to integer gives what NumPy gives on x86-64 (see
-`_to_integer`), `min` and `max` pass NaN on and return the second of two equal operands. Where a target lacks the
-instruction and LLVM would call libm or its compiler library, arithmetic stands here instead. Half floats are held as
-f32 and rounded after each operation.
+zero gives 0, shifts by the width or more give 0 or the sign, `min` and `max` pass NaN on and return the second of two
+equal operands. Where a target lacks the instruction and LLVM would call libm or its compiler library, arithmetic stands
+here instead. Half floats are held as f32 and rounded after each operation.
 """
 
 from __future__ import annotations
 
 import math
-import struct
 from typing import Final
 
-from ...ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
+from ...ir.dtypes import DType, bool_, f16, f32, f64, i32, i64
 from ...ir.errors import Unsupported
 from ...ir.loops.nodes import COMPARISONS, MATH, MATH_BINARY
-from . import pairs, routines
+from . import routines
+from .short_floats import (
+    as_type,
+    bits_of,
+    from_bits,
+    half_by_odd_f32,
+    half_from_memory,
+    half_to_memory,
+    held,
+    narrowed,
+)
 from .writer import HALVES, Value, Writer, literal
-
-_SIGNED: Final = {8: i8, 16: i16, 32: i32, 64: i64}
-_UNSIGNED: Final = {8: u8, 16: u16, 32: u32, 64: u64}
 
 
 def refuse(op: str, dtype: DType) -> Unsupported:
@@ -31,149 +36,9 @@ def refuse(op: str, dtype: DType) -> Unsupported:
     return Unsupported(f"no target computes {op} on {dtype}", code="TD0504")
 
 
-def held(dtype: DType) -> DType:
-    """The dtype whose arithmetic stands for that of `dtype`."""
-    return f32 if dtype in HALVES else dtype
-
-
-def as_type(x: Value, dtype: DType) -> Value:
-    """The same register seen as `dtype`, which has the same register type."""
-    return Value(x.text, dtype, x.lanes, x.level, x.number)
-
-
 def number(value: bool | int | float, like: Value) -> Value:
     """A literal of the dtype of `like`; it spreads by itself where a vector is wanted."""
     return literal(value, like.dtype)
-
-
-def bits_of(w: Writer, x: Value) -> Value:
-    """The bits of an f32 or f64 as a signed integer of that width."""
-    return w.convert("bitcast", x, _SIGNED[x.dtype.bits])
-
-
-def from_bits(w: Writer, x: Value, dtype: DType) -> Value:
-    return w.convert("bitcast", x, dtype)
-
-
-# --- half floats ------------------------------------------------------------------------------------------------------
-
-
-def half_from_memory(w: Writer, bits: Value, dtype: DType) -> Value:
-    """The f32 that a half float's 16 bits stand for."""
-    if dtype is f16 and w.target.has("f16c"):
-        half = _half_type(bits.lanes)
-        seen = w.pure(f"bitcast {bits.typed} to {half}", i16, bits.lanes, bits.level)
-        text = f"fpext {half} {seen.text} to {_float_type(bits.lanes)}"
-        x = w.pure(text, dtype, bits.lanes, bits.level)
-    else:
-        wide = w.convert("zext", as_type(bits, u16), i32)
-        if dtype is bf16:
-            x = as_type(from_bits(w, w.op("shl", wide, literal(16, i32)), f32), bf16)
-        else:
-            x = as_type(_f16_bits_to_f32(w, wide), f16)
-    w.half_bits[x.text] = bits
-    return x
-
-
-def half_to_memory(w: Writer, x: Value) -> Value:
-    """The 16 bits of a half float, as i16."""
-    if x.is_literal:
-        if x.text == "poison":
-            return Value("poison", i16, x.lanes)
-        scalar = x.text.removeprefix("splat (float ").removesuffix(")")
-        return w.splat(literal(_half_literal_bits(scalar, x.dtype), i16), x.lanes)
-    known = w.half_bits.get(x.text)
-    if known is not None:
-        return known
-    if x.dtype is bf16:
-        bits = w.op("lshr", bits_of(w, as_type(x, f32)), literal(16, i32))
-        return w.convert("trunc", bits, i16)
-    if w.target.has("f16c"):
-        return _f16_bits_by_hardware(w, x)
-    return w.convert("trunc", _f32_to_f16_bits(w, as_type(x, f32)), i16)
-
-
-def _half_literal_bits(text: str, dtype: DType) -> int:
-    return int.from_bytes(dtype.numpy.type(_literal_number(text)).tobytes(), "little")
-
-
-def _literal_number(text: str) -> float:
-    number: float = struct.unpack("<d", int(text, 16).to_bytes(8, "little"))[0]
-    return number
-
-
-def _half_type(lanes: int) -> str:
-    return f"<{lanes} x half>" if lanes else "half"
-
-
-def _float_type(lanes: int) -> str:
-    return f"<{lanes} x float>" if lanes else "float"
-
-
-def _f16_bits_by_hardware(w: Writer, x: Value) -> Value:
-    half = _half_type(x.lanes)
-    short = w.pure(f"fptrunc {x.typed} to {half}", i16, x.lanes, x.level)
-    return w.pure(f"bitcast {half} {short.text} to {literal_type(i16, x.lanes)}", i16, x.lanes, x.level)
-
-
-def literal_type(dtype: DType, lanes: int) -> str:
-    return f"<{lanes} x i{dtype.bits}>" if lanes else f"i{dtype.bits}"
-
-
-def round_half(w: Writer, x: Value, dtype: DType) -> Value:
-    """An f32 rounded to the nearest half float, ties to even, still held as f32."""
-    if x.is_literal and not x.lanes:
-        return literal(_literal_number(x.text), dtype)
-    x = as_type(x, f32)
-    if dtype is bf16:
-        bits = bits_of(w, x)
-        # Adding 0x7fff, and one more if the kept part is odd, carries exactly when rounding goes up.
-        odd = w.op("and", w.op("lshr", bits, literal(16, i32)), literal(1, i32))
-        up = w.op("add", w.op("add", bits, literal(0x7FFF, i32)), odd)
-        rounded = from_bits(w, w.op("and", up, literal(-0x10000, i32)), f32)
-        nan = w.op("fcmp uno", x, x, bool_)
-        quiet = w.op("or", bits, literal(0x400000, i32))
-        kept = from_bits(w, w.op("and", quiet, literal(-0x10000, i32)), f32)
-        return as_type(w.select(nan, kept, rounded), bf16)
-    if w.target.has("f16c"):
-        bits = _f16_bits_by_hardware(w, x)
-    else:
-        bits = w.convert("trunc", _f32_to_f16_bits(w, x), i16)
-    return half_from_memory(w, bits, f16)
-
-
-def _f32_to_f16_bits(w: Writer, x: Value) -> Value:
-    """The bits of the nearest f16 as an i32, by integer arithmetic."""
-    bits = bits_of(w, x)
-    sign = w.op("and", bits, literal(-0x80000000, i32))
-    size = w.op("xor", bits, sign)
-    # Below 2**-14 the float adder does the rounding: 0.5 + |x| has its last bit where a subnormal f16 has it.
-    shifted = w.op("fadd", from_bits(w, size, f32), literal(0.5, f32))
-    small = w.op("sub", bits_of(w, shifted), literal(0x3F000000, i32))
-    odd = w.op("and", w.op("lshr", size, literal(13, i32)), literal(1, i32))
-    rebased = w.op("add", size, literal(((15 - 127) << 23) + 0xFFF, i32))
-    normal = w.op("lshr", w.op("add", rebased, odd), literal(13, i32))
-    is_nan = w.op("icmp ugt", size, literal(0x7F800000, i32), bool_)
-    beyond = w.select(is_nan, literal(0x7E00, i32), literal(0x7C00, i32))
-    finite = w.select(w.op("icmp ult", size, literal(113 << 23, i32), bool_), small, normal)
-    is_large = w.op("icmp uge", size, literal((127 + 16) << 23, i32), bool_)
-    return w.op("or", w.select(is_large, beyond, finite), w.op("lshr", sign, literal(16, i32)))
-
-
-def _f16_bits_to_f32(w: Writer, wide: Value) -> Value:
-    """The f32 equal to the f16 in the low half of an i32."""
-    size = w.op("shl", w.op("and", wide, literal(0x7FFF, i32)), literal(13, i32))
-    exponent = w.op("and", size, literal(0x7C00 << 13, i32))
-    normal = w.op("add", size, literal((127 - 15) << 23, i32))
-    special = w.op("add", size, literal((127 - 15 + 128 - 16) << 23, i32))
-    # A subnormal is its bits as an integer below an implicit one that is then taken off again.
-    raised = from_bits(w, w.op("add", size, literal((127 - 14) << 23, i32)), f32)
-    small = bits_of(w, w.op("fsub", raised, literal(2.0**-14, f32)))
-    is_small = w.op("icmp eq", exponent, literal(0, i32), bool_)
-    is_special = w.op("icmp eq", exponent, literal(0x7C00 << 13, i32), bool_)
-    finite = w.select(is_small, small, normal)
-    sign = w.op("shl", w.op("and", wide, literal(0x8000, i32)), literal(16, i32))
-    return from_bits(w, w.op("or", w.select(is_special, special, finite), sign), f32)
 
 
 # --- one operand ------------------------------------------------------------------------------------------------------
@@ -181,8 +46,6 @@ def _f16_bits_to_f32(w: Writer, wide: Value) -> Value:
 
 def unary(w: Writer, op: str, x: Value) -> Value:
     dtype = x.dtype
-    if x.parts is not None:
-        return pairs.unary(w, op, x)
     if dtype.kind == "float8":
         raise refuse(op, dtype)
     if op in ("real", "conj"):
@@ -240,11 +103,6 @@ def _unary_float(w: Writer, op: str, x: Value) -> Value:
     raise refuse(op, dtype)
 
 
-def narrowed(w: Writer, x: Value, dtype: DType) -> Value:
-    """The result of arithmetic in the type held, rounded to `dtype`."""
-    return round_half(w, x, dtype) if dtype in HALVES else x
-
-
 _ROUNDINGS: Final = {"floor": "llvm.floor", "ceil": "llvm.ceil", "trunc": "llvm.trunc", "rint": "llvm.roundeven"}
 
 
@@ -282,10 +140,6 @@ _FLOAT_COMPARE: Final = {"eq": "oeq", "ne": "une", "lt": "olt", "le": "ole", "gt
 
 def binary(w: Writer, op: str, x: Value, y: Value) -> Value:
     dtype = x.dtype
-    if x.parts is not None:
-        return pairs.binary(w, op, x, y)
-    if op == "complex" and dtype in (f32, f64):
-        return pairs.make(w, x, y)
     if dtype.kind == "float8":
         raise refuse(op, dtype)
     if dtype.is_float:
@@ -484,7 +338,7 @@ def fma(w: Writer, x: Value, y: Value, z: Value) -> Value:
     part = w.op("fsub", total, product)
     error = w.op("fadd", w.op("fsub", product, w.op("fsub", total, part)), w.op("fsub", addend, part))
     odd = _odd_towards(w, total, error)
-    return w.convert("fptrunc", odd, f32) if dtype is f32 else _half_by_odd_f32(w, odd, dtype)
+    return w.convert("fptrunc", odd, f32) if dtype is f32 else half_by_odd_f32(w, odd, dtype)
 
 
 def _odd_towards(w: Writer, total: Value, error: Value) -> Value:
@@ -498,113 +352,3 @@ def _odd_towards(w: Writer, total: Value, error: Value) -> Value:
     step = w.select(inwards, literal(-1, bits.dtype), one)
     moved = w.op("add", bits, w.select(w.op("and", inexact, even), step, literal(0, bits.dtype)))
     return from_bits(w, moved, total.dtype)
-
-
-def narrowed_from_f64(w: Writer, x: Value, dtype: DType) -> Value:
-    """An f64 rounded to `dtype` at once. To bf16 it goes through f32, as ml_dtypes does."""
-    if dtype is f16:
-        return _half_by_odd_f32(w, x, f16)
-    short = w.convert("fptrunc", x, f32)
-    return short if dtype is f32 else round_half(w, short, bf16)
-
-
-def _half_by_odd_f32(w: Writer, x: Value, dtype: DType) -> Value:
-    """An f64 rounded to a half float once, through an f32 rounded to odd: 24 bits are more than 11 + 2."""
-    short = w.convert("fptrunc", x, f32)
-    back = w.convert("fpext", short, f64)
-    bits = bits_of(w, short)
-    inexact = w.op("fcmp one", back, x, bool_)
-    even = w.op("icmp eq", w.op("and", bits, literal(1, i32)), literal(0, i32), bool_)
-    size_back = w.call("llvm.fabs", (back,), f64)
-    grow = w.op("fcmp olt", size_back, w.call("llvm.fabs", (x,), f64), bool_)
-    step = w.select(grow, literal(1, i32), literal(-1, i32))
-    moved = w.op("add", bits, w.select(w.op("and", inexact, even), step, literal(0, i32)))
-    return round_half(w, from_bits(w, moved, f32), dtype)
-
-
-# --- conversions ------------------------------------------------------------------------------------------------------
-
-
-def cast(w: Writer, x: Value, dtype: DType, bits: bool = False) -> Value:
-    source = x.dtype
-    if source is dtype:
-        return x
-    if "float8" in (source.kind, dtype.kind):
-        raise Unsupported(f"kernels do not convert {source} to {dtype}", code="TD0502")
-    if "complex" in (source.kind, dtype.kind):
-        if bits:
-            raise Unsupported(f"kernels do not see {source} as {dtype}", code="TD0501")
-        return pairs.cast(w, x, dtype)
-    if bits:
-        return _same_bits(w, x, dtype)
-    if dtype is bool_:
-        if source.is_float:
-            wide = as_type(x, held(source))
-            return w.op("fcmp une", wide, number(0.0, wide), bool_)
-        return w.op("icmp ne", x, number(0, x), bool_)
-    if source.is_float:
-        wide = as_type(x, held(source))
-        if dtype.is_float:
-            return _float_to_float(w, wide, dtype)
-        return _to_integer(w, wide, dtype)
-    if dtype.is_float:
-        opcode = "sitofp" if source.kind == "int" else "uitofp"
-        if x.number is not None and not x.lanes:
-            return narrowed(w, literal(x.number, held(dtype)), dtype)
-        return narrowed(w, w.convert(opcode, x, held(dtype)), dtype)
-    if x.number is not None and not x.lanes:
-        return literal(x.number, dtype)
-    if source.bits == dtype.bits and source is not bool_:
-        return as_type(x, dtype)
-    if dtype.bits < source.bits:
-        return w.convert("trunc", x, dtype)
-    return w.convert("sext" if source.kind == "int" else "zext", x, dtype)
-
-
-def _same_bits(w: Writer, x: Value, dtype: DType) -> Value:
-    source = x.dtype
-    if source.bits != dtype.bits:
-        raise Unsupported(f"{source} and {dtype} have different widths", code="TD0505")
-    if source in HALVES:
-        x = half_to_memory(w, w.splat(x, x.lanes))
-    elif source is bool_:
-        x = w.convert("zext", x, u8)
-    elif source.is_float:
-        x = bits_of(w, x)
-    if dtype in HALVES:
-        return half_from_memory(w, as_type(x, i16), dtype)
-    if dtype is bool_:
-        return w.op("icmp ne", x, number(0, x), bool_)
-    return from_bits(w, x, dtype) if dtype.is_float else as_type(x, dtype)
-
-
-def _float_to_float(w: Writer, x: Value, dtype: DType) -> Value:
-    """`x` is an f32 or f64."""
-    if x.dtype is f64:
-        return narrowed_from_f64(w, x, dtype)
-    if dtype is f64:
-        return w.convert("fpext", x, f64)
-    return x if dtype is f32 else round_half(w, x, dtype)
-
-
-def _to_integer(w: Writer, x: Value, dtype: DType) -> Value:
-    """Towards zero. Out of range and NaN as the C of NumPy has them on x86-64: 8 and 16 bits are cut from a 32-bit
-    conversion, u32 from a 64-bit one, and a signed conversion that cannot hold its value gives the least integer."""
-    if dtype is u64:
-        # From 2**63 up the difference to 2**63 is converted and the top bit set; all else is a signed conversion.
-        half = number(2.0**63, x)
-        high = w.op("fcmp oge", x, half, bool_)
-        low_part = _signed(w, w.select(high, w.op("fsub", x, half), x), i64)
-        return as_type(w.op("xor", low_part, w.select(high, literal(-(1 << 63), i64), literal(0, i64))), u64)
-    if dtype is u32:
-        return w.convert("trunc", _signed(w, x, i64), u32)
-    if dtype is i64:
-        return _signed(w, x, i64)
-    whole = _signed(w, x, i32)
-    return whole if dtype is i32 else w.convert("trunc", whole, dtype)
-
-
-def _signed(w: Writer, x: Value, dtype: DType) -> Value:
-    # -2**31 itself fails the test and gets the same answer from the other arm.
-    inside = w.op("fcmp olt", w.call("llvm.fabs", (x,), x.dtype), number(2.0 ** (dtype.bits - 1), x), bool_)
-    return w.select(inside, w.convert("fptosi", x, dtype), literal(-(1 << (dtype.bits - 1)), dtype))

@@ -13,12 +13,15 @@ import math
 import struct
 from typing import Final, Union
 
+import numpy as np
+
 from ...ir.dtypes import DType, bf16, bool_, complex_of, f16, f32, f64, i64, real_of
 from ...ir.errors import Unsupported
 from ...ir.target import Target
 from .intrinsics import declaration, overload
 
-# Half floats are computed on as f32 that hold a value of the half type; in memory they are their 16 bits.
+# Half floats are computed on as f32 that hold a value of the half type; in memory they are their 16 bits. Nothing is
+# computed on fp8, which is its 8 bits everywhere.
 _REGISTER_TYPES: Final = {"bool": "i1", "f16": "float", "bf16": "float", "f32": "float", "f64": "double"}
 _MEMORY_TYPES: Final = {
     "bool": "i8", "f16": "i16", "bf16": "i16", "f32": "float", "f64": "double",
@@ -49,10 +52,6 @@ def _spelt(dtype: DType, lanes: int, types: dict[str, str]) -> str:
     if dtype.kind == "complex" and dtype.name not in types:
         raise Unsupported(
             f"{dtype} does not stand in one register", code="TD0501", edit="take its real and imaginary parts"
-        )
-    if dtype.kind == "float8":
-        raise Unsupported(
-            f"kernels do not compute with {dtype}", code="TD0502", edit="convert its u8 bits to f32 first"
         )
     scalar = types.get(dtype.name, f"i{dtype.bits}")
     return f"<{lanes} x {scalar}>" if lanes else scalar
@@ -104,6 +103,9 @@ def literal(value: bool | int | float | complex, dtype: DType) -> Value:
         if dtype.is_signed and number >> (dtype.bits - 1):
             number -= 1 << dtype.bits
         return Value(str(number), dtype, 0, 0, number)
+    if dtype.kind == "float8":
+        assert not isinstance(value, complex)
+        return Value(str(int(np.asarray(value, np.float32).astype(dtype.numpy).view(np.int8))), dtype)
     if dtype.kind == "complex":
         whole = complex(value)
         return pair(literal(whole.real, real_of(dtype)), literal(whole.imag, real_of(dtype)))

@@ -25,7 +25,11 @@ from treadle.ir.dtypes import (
     f16,
     f32,
     f64,
+    i8,
     i32,
+    i64,
+    u8,
+    u32,
 )
 from treadle.ir.errors import Unsupported
 from treadle.ir.loops import scalars
@@ -34,6 +38,7 @@ from treadle.ir.loops.nodes import (
     UNARY,
     Binary,
     Cast,
+    Const,
     Expr,
     Fma,
     For,
@@ -241,8 +246,6 @@ def test_two_operands(target: str, dtype: DType) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
 def test_division_by_a_constant(target: str, dtype: DType) -> None:
-    from treadle.ir.loops.nodes import Const
-
     divisors = [1, 2, 3, 7, 10, 64, 0] + ([-1, -2, -7] if dtype.kind == "int" else [])
     cases = [(op, d) for op in ("floordiv", "mod", "truncdiv", "rem") for d in divisors]
     kernels = [
@@ -255,6 +258,35 @@ def test_division_by_a_constant(target: str, dtype: DType) -> None:
         with np.errstate(all="ignore"):
             want = scalars.binary(op, x, np.full(len(x), d, dtype.numpy))
         check(compiled, f"{op}.{d}", (x,), want)
+
+
+# fp8 is storage: every code is read, and what is rounded to it falls on and between its numbers.
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", FLOAT8, ids=str)
+def test_fp8(target: str, dtype: DType) -> None:
+    others = [bool_, i8, u32, i64, f16, bf16, f32, f64, FLOAT8[FLOAT8.index(dtype) - 1]]
+    out = [mapped(f"to.{to}", (dtype,), to, lambda x, to=to: Cast(x, to), 16) for to in others]
+    back = [mapped(f"from.{to}", (to,), dtype, lambda x: Cast(x, dtype), 16) for to in others]
+    moved = mapped("moved", (bool_, dtype), dtype, lambda c, x: Select(c, x, Const(1.0, dtype)), 16)
+    seen = mapped(
+        "seen", (dtype,), u8, lambda x: Cast(Cast(Cast(x, u8, bits=True), dtype, bits=True), u8, bits=True), 0
+    )
+    compiled = Compiled([*out, *back, moved, seen], RUNNABLE[target])
+    codes = np.arange(256, dtype=np.uint8).view(dtype.numpy)
+    for to in others:
+        with np.errstate(all="ignore"):
+            check(compiled, f"to.{to}", (codes,), scalars.cast(codes, to))
+            numbers = some(to, 900) if to.kind != "float8" else np.arange(256, dtype=np.uint8).view(to.numpy)
+            if to is f32:
+                exact = codes.astype(np.float32)
+                between = np.concatenate([(exact[1:] + exact[:-1]) / 2, exact * 1.06, exact * 0.97]).astype(np.float32)
+                numbers = np.concatenate(
+                    [numbers, exact, between, np.nextafter(between, 0), np.nextafter(between, 9e9)]
+                )
+            check(compiled, f"from.{to}", (numbers.astype(to.numpy),), scalars.cast(numbers.astype(to.numpy), dtype))
+    c = random_bits(bool_, 256)
+    check(compiled, "moved", (c, codes), np.where(c, codes, np.ones(256, dtype.numpy)))
+    check(compiled, "seen", (codes,), codes.view(np.uint8))
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -318,7 +350,7 @@ def test_mathematics_is_refused(op: str) -> None:
 def test_storage_only_types_are_refused(dtype: DType) -> None:
     with pytest.raises(Unsupported) as caught:
         Compiled([mapped("k", (dtype, dtype), dtype, lambda x, y: Binary("add", x, y), 16)], RUNNABLE["generic"])
-    assert caught.value.code == "TD0502"
+    assert caught.value.code == "TD0504"
 
 
 @pytest.mark.parametrize("op", ["abs", "sqrt"])
