@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias, assert_never
+from typing import TypeAlias, assert_never
 
 from ..ir.dims import Dim, DimName, Known, evaluate, known_le, names, symbol
 from ..ir.errors import Unsupported
@@ -43,10 +43,10 @@ from ..ir.text import digest
 from ..ir.types import TensorType
 from ..ir.value import After, Array, Constant, DimSize, Get, Value, with_origin
 from .arena import Record, align, lower_bound, plan, top
-from .manager import Context, Remark
+from .manager import Context, Kernels, Remark
 from .order import sequences, typical
 from .promises import promises_of
-from .reuse import join_of, overwritable, updates_of, view_of
+from .reuse import join_of, overwritable, sizes_in, updates_of, view_of
 
 FOREVER = 1 << 60
 
@@ -113,6 +113,7 @@ class Run:
     group: Group
     reads: Tensors
     writes: Tensors
+    work: Tensors
     moment: int
 
 
@@ -153,8 +154,9 @@ Env: TypeAlias = dict[int, Tensors]
 class Builder:
     """The steps of a graph and its bodies, with contents whose lives are known; nothing is joined yet."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], *, reorder: bool) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], kernels: Kernels, *, reorder: bool) -> None:
         self.graph = graph
+        self.kernels = kernels
         self.sizes = sizes
         self.reorder = reorder
         self.reordered = False
@@ -164,7 +166,7 @@ class Builder:
         self.runs: list[Run] = []
         self.moves: list[Move] = []
         self.loops: list[dict[int, Content]] = []
-        self.variables: list[str] = []
+        self.variables: dict[str, int] = {}  # of the loops so far: how deep inside loops each is known
         self.taken = {name for value in everywhere(graph) for name in sizes_in(value)} | {d.name for d in graph.dims}
 
     # Contents.
@@ -295,7 +297,9 @@ class Builder:
             return (whole,)
         for operand in operands:
             self.read(operand)
-        run = Run(op, operands, tuple(self.fresh(kind) for kind in op.body.result_types), self.now)
+        writes = tuple(self.fresh(kind) for kind in op.body.result_types)
+        work = tuple(self.fresh(kind) for kind in self.kernels.workspace(op.body))
+        run = Run(op, operands, writes, work, self.now)
         self.runs.append(run)
         steps.append(run)
         return run.writes
@@ -303,7 +307,7 @@ class Builder:
     def variable(self) -> str:
         name = next(n for n in (f"t{i}" if i else "t" for i in range(FOREVER)) if n not in self.taken)
         self.taken.add(name)
-        self.variables.append(name)
+        self.variables[name] = len(self.loops)
         return name
 
     def carried(self, begins: Tensors, steps: list[Step]) -> Tensors:
@@ -348,6 +352,8 @@ class Builder:
         inner.append(Moves(moves, moment))
         steps.append(Counted(var, op.length, inner, op.reverse))
         self.end_loop()
+        for stack in stacks:
+            stack.content.last = max(stack.content.last, self.now)  # written until here, even if nobody reads it
         return (*self.carried_out(carry), *stacks)
 
     def repeat(self, op: WhileOp, operands: Tensors, steps: list[Step]) -> Tensors:
@@ -412,13 +418,13 @@ class Joiner:
 
     def __init__(self, builder: Builder, known: Known) -> None:
         self.known = known
+        self.variables = builder.variables
         # The contents (operand, result) of kernels that write over the operand position by position.
         self.in_place: dict[tuple[int, int], tuple[Run, int, int]] = {}
         for storage in builder.storages:
             storage.contents.sort(key=lambda content: content.last)
         for run in builder.runs:
-            update = updates_of(run.group.body)
-            for result, param in overwritable(run.group.body) if update is None else (update,):
+            for result, param in takeovers(run.group.body):
                 pair = id(run.reads[param].content), id(run.writes[result].content)
                 self.in_place.setdefault(pair, (run, param, result))
 
@@ -472,6 +478,10 @@ class Joiner:
 
     def join(self, a: Storage, b: Storage, shift: Dim, move: Move | None) -> bool:
         """Put `b` into `a`, `shift` bytes from its beginning, unless two of their contents are in each other's way."""
+        # What moves with a loop's variable has no place outside the loop, nor the same place in its next step.
+        depth = max((self.variables.get(name, 0) for name in names(shift)), default=0)
+        if any(content.loops < depth for content in b.contents):
+            return False
         if b.contents and a.contents:
             begins = min(content.first for content in b.contents)
             ends = b.contents[-1].last
@@ -528,15 +538,20 @@ def join_all(builder: Builder, cx: Context, known: Known) -> None:
     joiner = Joiner(builder, known)
     # Updates first: not to be joined costs them a copy of all that they leave alone.
     for run in builder.runs:
-        update = updates_of(run.group.body)
-        if update is not None and not joiner.overwrite(run, *update):
-            cx.remark(run.group.body.ops[0], "not updated in place: what it changes is still read, or not ours")
+        for result, param in updates_of(run.group.body):
+            if not joiner.overwrite(run, result, param):
+                changed = run.group.body.results[result]
+                cx.remark(changed, "not updated in place: what it changes is still read, or not ours")
     for move in reversed(builder.moves):
         joiner.move(move)
     for run in builder.runs:
-        if updates_of(run.group.body) is None:
-            for result, param in overwritable(run.group.body):
-                joiner.overwrite(run, result, param)
+        for result, param in overwritable(run.group.body):
+            joiner.overwrite(run, result, param)
+
+
+def takeovers(body: Graph) -> tuple[tuple[int, int], ...]:
+    """(result, parameter) pairs where the kernel may write the result over the parameter."""
+    return updates_of(body) or overwritable(body)
 
 
 def sequence_moves(steps: Sequence[Step], builder: Builder, known: Known) -> None:
@@ -598,7 +613,7 @@ def planned(
     graph: Graph, cx: Context, donated: Sequence[tuple[int, int]], sizes: Mapping[str, int], *, reorder: bool
 ) -> Planned:
     said = len(cx.remarks)
-    builder = Builder(graph, sizes, reorder=reorder)
+    builder = Builder(graph, sizes, cx.kernels, reorder=reorder)
     steps = builder.whole(donated)
     known = {dim.name: dim for dim in graph.dims}
     join_all(builder, cx, known)
@@ -647,47 +662,30 @@ class Writer:
 
     def call(self, run: Run) -> Call:
         group = run.group
-        update = updates_of(group.body)
-        pairs = overwritable(group.body) if update is None else (update,)
         reads, writes = tuple(map(self.slot, run.reads)), tuple(map(self.slot, run.writes))
         updates = tuple(
-            (result, param) for result, param in pairs if self.same_place(run.writes[result], run.reads[param])
+            (result, param)
+            for result, param in takeovers(group.body)
+            if self.same_place(run.writes[result], run.reads[param])
         )
-        kernel = self.kernel(group.body, updates)
+        work = tuple(map(self.slot, run.work))
+        kernel = self.kernel(group.body, updates, tuple(slot.type for slot in work))
         sites = tuple(op.failure() for op in everywhere(group.body) if op.can_fail)
-        return Call(kernel.name, reads, writes, group.location, group.sequence, sites)
+        return Call(kernel.name, reads, writes, group.location, group.sequence, sites, work)
 
     def same_place(self, a: Tensor, b: Tensor) -> bool:
         return a.content.storage is b.content.storage and a.at == b.at
 
-    def kernel(self, body: Graph, updates: tuple[tuple[int, int], ...]) -> KernelDef:
+    def kernel(
+        self, body: Graph, updates: tuple[tuple[int, int], ...], work: tuple[TensorType, ...]
+    ) -> KernelDef:
         used = dict.fromkeys(name for value in everywhere(body) for name in sizes_in(value))
         dims = tuple(dim for name, dim in self.dims.items() if name in used)
         own = Graph(body.name, body.params, body.results, dims)
         key = fingerprint(own, repr(updates))
         if key not in self.kernels:
-            self.kernels[key] = KernelDef(f"{body.name}_{len(self.kernels)}", own, updates)
+            self.kernels[key] = KernelDef(f"{body.name}_{len(self.kernels)}", own, updates, work)
         return self.kernels[key]
-
-
-def sizes_in(value: Value) -> list[str]:
-    """The names of sizes that a value's type or attributes mention."""
-    found: dict[str, None] = {}
-
-    def look(content: Any) -> None:
-        if isinstance(content, tuple):
-            for item in content:
-                look(item)
-        elif isinstance(content, TensorType):
-            look(content.shape)
-        elif hasattr(content, "terms"):
-            found.update(dict.fromkeys(names(content)))
-
-    kind = value.type
-    look(kind if isinstance(kind, TensorType) else kind.elements)
-    for _, attribute in value.attributes():
-        look(attribute)
-    return list(found)
 
 
 def to_program(
@@ -715,7 +713,7 @@ def to_program(
 
 def write(graph: Graph, plan: Planned, donated: Sequence[tuple[int, int]]) -> tuple[Program, tuple[Array, ...]]:
     builder = plan.builder
-    writer = Writer(graph.dims, builder.variables)
+    writer = Writer(graph.dims, list(builder.variables))
     body = writer.body(plan.steps)
     program = Program(
         graph.name,
