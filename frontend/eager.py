@@ -42,7 +42,11 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
         positional, named = structure.unflatten(filled)
         return positional, named
 
-    traced = trace_to_graph(function, specs, rebuild, getattr(function, "__name__", "function"))
+    def one_operation(*positional: Any, **named: Any) -> Any:
+        with operation():
+            return function(*positional, **named)
+
+    traced = trace_to_graph(one_operation, specs, rebuild, getattr(function, "__name__", "function"))
     results = evaluate(traced.graph, *(array.astype(of(array.dtype).numpy, copy=False) for array in arrays))
     return traced.out_tree.unflatten(result[()] for result in results)
 

@@ -355,8 +355,8 @@ _MODES: dict[str | None, Mode] = {
 class Place:
     """Some elements of an array, and what they become.
 
-    `mode` says what an index outside does: raise, clip, wrap, fill, drop, or promise_in_bounds; `unique_indices` promises
-    that no element is named twice.
+    `mode` says what an index outside does: raise, clip, wrap, fill, drop, or promise_in_bounds; `unique_indices`
+    promises that no element is named twice.
     """
 
     __slots__ = ("index", "x")

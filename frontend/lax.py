@@ -661,5 +661,6 @@ __all__ = [
     "associative_scan", "bitcast_convert_type", "cond", "cummax", "cummin", "cumprod", "cumsum", "digamma",
     "dynamic_index_in_dim", "dynamic_slice", "dynamic_slice_in_dim", "dynamic_update_index_in_dim",
     "dynamic_update_slice", "dynamic_update_slice_in_dim", "erf", "erf_inv", "erfc", "fori_loop", "lgamma",
-    "linear_recurrence", "logistic", "map", "pfor", "population_count", "rsqrt", "scan", "switch", "top_k", "while_loop",
+    "linear_recurrence", "logistic", "map", "pfor", "population_count", "rsqrt", "scan", "switch", "top_k",
+    "while_loop",
 ]  # fmt: skip

@@ -197,7 +197,8 @@ def closed(
         free = isinstance(value, Full | Constant | DimSize)
         depends = any(id(operand) in inner and not _free(operand) for operand in operands)
         part_of_outer = isinstance(value, Get) and id(value.x) in outer
-        if free or depends or (value.sequence > trace.start and not part_of_outer):
+        mine = trace.parent is None or value.sequence > trace.start
+        if free or depends or (mine and not part_of_outer):
             inner.add(id(value))
         else:
             outer[id(value)] = value

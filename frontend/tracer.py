@@ -185,7 +185,7 @@ class Tracer:
         raise self._refuse(
             "asked for its elements as a NumPy array",
             "TD0800",
-            "np.stack for np.array([a, b]), td.numpy.take(a, i) for np.take(a, i), td.numpy.asarray(x) for np.asarray(x)",
+            "np.stack([a, b]) for np.array([a, b]), td.numpy.take(a, i) for np.take(a, i), td.numpy.asarray(x)",
         )
 
     def __dlpack__(self, **kwargs: Any) -> NoReturn:
