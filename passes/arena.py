@@ -11,11 +11,12 @@ graphs. """
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
 
-from ..ir.dims import NOTHING, Dim, Known, apply, ceildiv, known_le, names
+from ..ir.dims import NOTHING, Dim, DimName, Known, apply, ceildiv, known_le, names, substitute
 from ..ir.dims import evaluate as evaluate_dim
 
 ALIGNMENT = 64
@@ -66,7 +67,7 @@ def greatest(sizes: Sequence[Dim], known: Known = NOTHING, most: int = 6) -> Dim
     ordered = sorted(dict.fromkeys(sizes), key=lambda size: -evaluate_dim(size, large))
     kept: list[Dim] = []
     for size in ordered:
-        if len(kept) < most and not any(known_le(size, other, known) for other in kept):
+        if len(kept) < most and not any(provably_at_most(size, other, known) for other in kept):
             kept.append(size)
     return apply("max", kept)
 
@@ -184,7 +185,7 @@ class _Provable:
             return a <= b
         found = self.proven.get((a, b))
         if found is None:
-            found = self.proven[a, b] = known_le(a, b, self.known)
+            found = self.proven[a, b] = provably_at_most(a, b, self.known)
         return found
 
     def offsets(self) -> list[Dim]:
@@ -236,6 +237,27 @@ class _Provable:
             [evaluate_dim(high, sample) for _, high in busy],
             [evaluate_dim(end, sample) for end in ends],
         )
+
+
+def provably_at_most(a: Dim, b: Dim, known: Known, split: tuple[str, ...] | None = None) -> bool:
+    """`known_le`, with the least value of a name or two looked at by itself: what is rounded up to lines is small beside
+    256*B only where B is not 0, and where it is, both are."""
+    if known_le(a, b, known):
+        return True
+    if split is None:
+        involved = names(b - a)
+        split = involved if len(involved) <= 2 else ()
+    if not split:
+        return False
+    name, *others = split
+    promise = known.get(name, DimName(name))
+    least, rest = {name: promise.least}, tuple(others)
+    if not provably_at_most(substitute(a, least), substitute(b, least), known, rest):
+        return False
+    if promise.high is not None and promise.least + promise.multiple_of > promise.high:
+        return True
+    above = {**known, name: replace(promise, low=promise.least + 1)}
+    return provably_at_most(a, b, above, rest)
 
 
 def top(records: Sequence[Record], offsets: Sequence[Dim], known: Known = NOTHING) -> Dim:

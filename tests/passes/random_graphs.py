@@ -14,8 +14,8 @@ from treadle.ir import target as targets
 from treadle.ir.dims import Dim, DimName, symbol
 from treadle.ir.dtypes import bool_, f32, i64
 from treadle.ir.graph import Graph, from_function
-from treadle.ir.ops.control import Scan, Switch, While
 from treadle.ir.ops.contract import Dot
+from treadle.ir.ops.control import Scan, Switch, While
 from treadle.ir.ops.elementwise import Abs, Convert, Exp, Maximum, Select, Tanh
 from treadle.ir.ops.indexing import DynamicUpdate, Gather, Scatter, Sort
 from treadle.ir.ops.movement import Broadcast, Concatenate, Copy, Iota, Pad, Reshape, Reverse, Slice, Transpose
@@ -46,9 +46,6 @@ class Permissive:
 
     def workspace(self, group: Graph) -> tuple[TensorType, ...]:
         return self.scratch(group)
-
-    def workspace(self, group: Graph) -> tuple[()]:
-        return ()
 
 
 def context(
@@ -194,7 +191,7 @@ class _Maker:
             return x * -0.5
         if self.draw(st.booleans()):
             return Gather(x, (Iota(TensorType((2,), i64), 0),), (0,), "clip")
-        return Get(sorted_, 0) if isinstance((sorted_ := Sort((x,), x.rank - 1)).type, tuple) else _first(sorted_)
+        return Get(Sort((x,), x.rank - 1), 0)
 
     def ordered(self) -> Value:
         match self.draw(st.integers(0, 2)):
@@ -261,10 +258,6 @@ class _Maker:
         return found[0]
 
 
-def _first(value: Value) -> Value:
-    return value if isinstance(value.type, TensorType) else Get(value, 0)
-
-
 @st.composite
 def cases(draw: Callable[[Any], Any], *, symbolic: bool | None = None, steps: int = 12, depth: int = 1) -> Case:
     """Graphs of up to `steps` ops with arguments."""
@@ -273,9 +266,8 @@ def cases(draw: Callable[[Any], Any], *, symbolic: bool | None = None, steps: in
     sizes: tuple[Dim, ...] = (symbol("B"), 4) if with_names else (5, 4)
     shapes: list[Shape] = [(), (4,), sizes, (sizes[0],), (3, 4)]
     maker = _Maker(draw, sizes, depth=depth)
-    params = []
-    for i in range(draw(st.integers(1, 4))):
-        params.append(Parameter(f"x{i}", TensorType(draw(st.sampled_from(shapes)), f32)))
+    drawn = [draw(st.sampled_from(shapes)) for _ in range(draw(st.integers(1, 4)))]
+    params = [Parameter(f"x{i}", TensorType(shape, f32)) for i, shape in enumerate(drawn)]
     if with_names and not any(p.shape and p.shape[0] == symbol("B") for p in params):
         params.append(Parameter("x_B", TensorType(sizes, f32)))
     data = np.linspace(-1, 1, 40, dtype=np.float32).reshape(10, 4)
