@@ -86,6 +86,11 @@ class _Kernels:
 
         return choose.keeps(op, self.target)
 
+    def workspace(self, group: Graph) -> tuple[TensorType, ...]:
+        from ..codegen.kernels import choose
+
+        return choose.workspace(group, self.target)
+
 
 class Compilation:
     """One graph on its way to an object, for one target. Stages are made when asked for, once."""

@@ -36,7 +36,7 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Run a kernel: `reads` are its graph's parameters, `writes` its results, both in order.
+    """Run a kernel: `reads` are its graph's parameters, `writes` its results, both in order, `work` its scratch.
 
     `sites` are the errors that its ops which can fail raise, in the order of the kernel's graph: failure site i of the
     kernel is `sites[i - 1]` here. Kernels are shared between calls, the user's lines are not.
@@ -48,6 +48,7 @@ class Call:
     location: Location | None = None
     sequence: int = 0
     sites: tuple[TreadleError, ...] = ()
+    work: tuple[Slot, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +93,13 @@ Statement = Call | Copy | Loop | While | Switch
 @dataclass(frozen=True, slots=True)
 class KernelDef:
     """What a kernel computes. `updates` pairs (result, parameter): that result is written over that operand's
-    memory."""
+    memory. `work` are arrays that the kernel is given as scratch, after its results; they mean nothing before and after.
+    """
 
     name: str
     graph: Graph
     updates: tuple[tuple[int, int], ...] = ()
+    work: tuple[TensorType, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,11 @@ class Machine:
                     )
             if any(self.overlap(written, other) for other in call.writes[i + 1 :]):
                 raise CheckFailed(f"{self.program.name}: {call.kernel} writes two results at one place", code="TD0281")
+        for i, scratch in enumerate(call.work):
+            if any(self.overlap(scratch, other) for other in (*call.reads, *call.writes, *call.work[i + 1 :])):
+                raise CheckFailed(f"{self.program.name}: scratch of {call.kernel} is in use", code="TD0281")
+            memory, begin, end = self.range(scratch)
+            memory[begin:end] = POISON
         dims = {dim.name: self.sizes[dim.name] for dim in kernel.graph.dims}
         results = evaluate(kernel.graph, *(self.load(slot) for slot in call.reads), dims=dims)
         for slot, result in zip(call.writes, results, strict=True):

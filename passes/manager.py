@@ -23,6 +23,7 @@ from ..ir.forms import WELL_FORMED, Form
 from ..ir.graph import Graph
 from ..ir.location import Location
 from ..ir.target import Target
+from ..ir.types import TensorType
 from ..ir.value import Value
 
 
@@ -35,6 +36,10 @@ class Kernels(Protocol):
 
     def keeps(self, op: Value) -> bool:
         """Whether there is a kernel for this composite as it stands."""
+        ...
+
+    def workspace(self, group: Graph) -> tuple[TensorType, ...]:
+        """The arrays that the kernel of a group wants as scratch."""
         ...
 
 

@@ -7,6 +7,7 @@ rounding allows, exactly for integers and bools.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,10 @@ from native import RUNNABLE, Compiled, Context, check_against_evaluator
 
 from treadle.codegen import isa
 from treadle.codegen.cpus import MODELS
+from treadle.codegen.host import host
 from treadle.codegen.kernels import choose
+from treadle.codegen.llvm.optimize import object_code
+from treadle.codegen.llvm.pool import pool_module
 from treadle.codegen.lower.structured import specification
 from treadle.ir.dims import DimName, symbol
 from treadle.ir.dims import evaluate as size
@@ -27,6 +31,7 @@ from treadle.ir.loops.nodes import Kernel
 from treadle.ir.program import KernelDef
 from treadle.ir.target import Target
 from treadle.ir.types import TensorType
+from treadle.runtime.threads import pool
 
 Array = np.ndarray[Any, Any]
 
@@ -88,6 +93,14 @@ def close(found: Array, wanted: Array, what: str, ulp: float = 64) -> None:
     np.testing.assert_allclose(x, y, rtol=ulp * unit, atol=ulp * unit * scale, err_msg=what)
 
 
+@functools.cache
+def two_threads() -> Context:
+    """The context of a call on two threads, with the process's pool."""
+    mine = host()
+    code = object_code(pool_module(mine.triple), mine.triple, mine.llvm_cpu, mine.llvm_features)
+    return Context(1, 2, pool(lambda: code, 1), None)
+
+
 def check(
     graph: Graph,
     *args: Array,
@@ -113,13 +126,16 @@ def check(
         close(found, want, "specification", ulp)
     kernels = {}
     for name, target in targets.items():
-        kernel = kernels[name] = choose.kernel(definition, target)
-        assert kernel == choose.kernel(definition, target), "the same group gives the same kernel"
-        bound = bind(kernel, args, given)
-        written, failed = run_loops(kernel, bound, given, isa.meanings())
-        assert (failed and failed[0]) == (failure and failure[0]), name
-        for found, want in zip(results_of(definition, kernel, written), wanted, strict=True):
-            close(found, want, name, ulp)
-        if native and name in RUNNABLE:
-            check_against_evaluator(Compiled([kernel], target), kernel.name, bound, given, context)
+        # A kernel must also do without the workspace that it would like.
+        for work in dict.fromkeys([(), choose.workspace(graph, target)]):
+            definition = KernelDef("kernel", graph, updates, work)
+            kernel = kernels[name] = choose.kernel(definition, target)
+            assert kernel == choose.kernel(definition, target), "the same group gives the same kernel"
+            bound = bind(kernel, args, given)
+            written, failed = run_loops(kernel, bound, given, isa.meanings())
+            assert (failed and failed[0]) == (failure and failure[0]), name
+            for found, want in zip(results_of(definition, kernel, written), wanted, strict=True):
+                close(found, want, name, ulp)
+            if native and name in RUNNABLE:
+                check_against_evaluator(Compiled([kernel], target), kernel.name, bound, given, context)
     return kernels

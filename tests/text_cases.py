@@ -138,6 +138,9 @@ class NoKernels:
     def keeps(self, op: object) -> bool:
         return False
 
+    def workspace(self, group: object) -> tuple[()]:
+        return ()
+
 
 @dataclass(frozen=True)
 class PassCall:

@@ -15,6 +15,7 @@ from ...ir.graph import Graph
 from ...ir.loops.nodes import Kernel
 from ...ir.program import KernelDef
 from ...ir.target import Target
+from ...ir.types import TensorType
 from ...ir.value import Value
 from . import contraction, elementwise, gemm, scan, softmax, sort, updates
 from .transcendental import open_math
@@ -22,16 +23,18 @@ from .transcendental import open_math
 
 @dataclass(frozen=True)
 class Generator:
-    """`takes` says quickly whether `make` has a good kernel for a graph."""
+    """`takes` says quickly whether `make` has a good kernel for a graph; `workspace` the arrays that the kernel is
+    better with: `make` is told in the definition whether it has them."""
 
     name: str
     takes: Callable[[Graph, Target], bool]
     make: Callable[[KernelDef, Target], Kernel]
+    workspace: Callable[[Graph, Target], tuple[TensorType, ...]] = lambda graph, target: ()
 
 
 GENERATORS: Final[tuple[Generator, ...]] = (
     Generator("elementwise", elementwise.takes, elementwise.elementwise),
-    Generator("gemm", gemm.takes, gemm.gemm),
+    Generator("gemm", gemm.takes, gemm.gemm, gemm.workspace),
     Generator("contraction", contraction.takes, contraction.contraction),
     Generator("rows", softmax.takes, softmax.rows),
     Generator("scan", scan.takes, scan.scan),
@@ -47,6 +50,14 @@ def kernel(definition: KernelDef, target: Target) -> Kernel:
             return open_math(generator.make(definition, target), target)
     ops = ", ".join(dict.fromkeys(value.name for value in definition.graph.ops))
     raise Unsupported(f"no kernel for {definition.name} of {ops}", code="TD0434")
+
+
+def workspace(group: Graph, target: Target) -> tuple[TensorType, ...]:
+    """The arrays that the kernel of a group wants as scratch, for `KernelDef.work`."""
+    for generator in GENERATORS:
+        if generator.takes(group, target):
+            return generator.workspace(group, target)
+    return ()
 
 
 def accepts(group: Graph, target: Target) -> bool:

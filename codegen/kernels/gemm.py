@@ -25,10 +25,10 @@ from ...ir.dtypes import DType, bool_, f32, f64
 from ...ir.graph import Graph
 from ...ir.loops.affine import delinearize, linearize
 from ...ir.loops.build import Builder, and_, cast, eq, ge, index, lt, ne
-from ...ir.loops.nodes import Alloc, Binary, Expr, Fma, For, Kernel, Load, LoopKind, Param, Stmt
+from ...ir.loops.nodes import Alloc, Binary, Const, Expr, Fma, For, Kernel, Load, LoopKind, Param, Stmt
 from ...ir.program import KernelDef
 from ...ir.structure import Axis as StructureAxis
-from ...ir.structure import Read
+from ...ir.structure import Read, zero
 from ...ir.target import Target
 from ...ir.types import TensorType
 from ...ir.value import Parameter
@@ -36,7 +36,7 @@ from .. import simd
 from ..lower.compose import Lanes
 from ..tidy import numerics
 from .contraction import Problem, contraction_of
-from .pack import PANEL_BYTES, Strip, packed
+from .pack import PANEL_BYTES, Place, Strip, packed
 
 Block: TypeAlias = tuple[Stmt, ...]
 
@@ -221,7 +221,8 @@ class Cut:
 @dataclass(frozen=True)
 class Plan:
     """What is decided of a product: tiles of rows, panels of vectors of `lanes`, the contracted axis in blocks of
-    `deep`, whether panels are packed, rows in blocks of so many tiles (0: in one)."""
+    `deep`, whether panels are packed, rows in blocks of so many tiles (0: in one); whether the left operand is packed,
+    which needs a workspace, and whether unfinished sums do."""
 
     lanes: int
     rows: Cut
@@ -230,10 +231,13 @@ class Plan:
     packs: bool
     block: int
     parallel: bool
+    packs_left: bool
+    keeps_sums: bool
 
 
 GUESS: Final = 256  # for sizes known only at run time
 MOST_ROWS: Final = 14
+PACKED_ROWS: Final = 64  # of the left operand at a time
 SERIAL: Final = 1 << 20  # multiply-adds below which threads are not asked: some 10 us
 
 
@@ -250,13 +254,13 @@ def tiles(target: Target) -> Iterator[tuple[int, int]]:
             yield min(rows, MOST_ROWS), vectors
 
 
-def planned(matrices: Matrices, kept: DType, target: Target, blocks_allowed: bool) -> Plan:
+def planned(matrices: Matrices, kept: DType, target: Target, sums: bool, work: bool) -> Plan:
     """The tile with the least time for these sizes.
 
     A step of k costs a tile the largest of its multiply-adds, its loads, and the latency of a multiply-add. Beginning
     and ending a tile costs about two steps for each of its sums, again for every block of k. A panel must fit
     PANEL_BYTES: that is what the stack of a thread holds, and with it a second-level cache, from which a panel is read
-    at full speed.
+    at full speed. Blocks of k need memory for unfinished sums: a result's (`sums`), or some workspace (`work`).
     """
     lanes = max(simd.VECTOR_BYTES // kept.bytes, 1)
     m, n, k = matrices.row.extent, matrices.column.extent, product([axis.extent for axis in matrices.depth])
@@ -284,17 +288,29 @@ def planned(matrices: Matrices, kept: DType, target: Target, blocks_allowed: boo
     blocks = max(-(-depth // most), 1)
     deep: Dim = k
     if packs and (type(k) is not int or blocks > 1):
-        if len(matrices.depth) == 1 and blocks_allowed:
+        if len(matrices.depth) == 1 and (sums or work):
             deep = -(-depth // blocks) if type(k) is int else most
         else:
             packs = False
     units = product([*[axis.extent for axis in matrices.batch], columns.count])
-    work = product([units, height, depth, columns.size * lanes])
+    work_ = product([units, height, depth, columns.size * lanes])
     tall = rows_cut.count if type(rows_cut.count) is int else GUESS // rows
     block = 0
     if type(units) is int and units < 2 * target.cores and tall * rows_cut.size >= 256:
         block = -(-tall // min(-(-2 * target.cores // max(units, 1)), tall * rows_cut.size // 128))
-    return Plan(lanes, rows_cut, columns, deep, packs, block, type(work) is not int or work >= SERIAL)
+    parallel = type(work_) is not int or work_ >= SERIAL
+    several = type(n) is not int or type(columns.count) is not int or columns.count > 2
+    left = work and several and awkward(matrices, kept)
+    return Plan(lanes, rows_cut, columns, deep, packs, block, parallel, left, deep != k and not sums)
+
+
+def awkward(matrices: Matrices, kept: DType) -> bool:
+    """Whether rows of the left operand are better read from a copy: they are not contiguous, not of the type that is
+    computed with, or so far apart that a tile's rows fall on the same lines of a first-level cache."""
+    dtype, apart = matrices.left.buffer.dtype, matrices.row.left
+    if dtype is not kept or not matrices.depth or matrices.depth[-1].left != 1 or len(matrices.depth) > 1:
+        return bool(matrices.depth)
+    return type(apart) is not int or apart * dtype.bytes % 512 == 0
 
 
 def deepest(vectors: int) -> int:
@@ -323,13 +339,22 @@ def gemm(definition: KernelDef, target: Target) -> Kernel:
     """The kernel of a group whose contraction is a product of matrices."""
     matrices = matrices_of(definition)
     assert matrices is not None
-    return matrices.problem.kernel(_Gemm(matrices, target).block())
+    return matrices.problem.kernel(_Gemm(matrices, target, definition.work).block())
+
+
+def workspace(graph: Graph, target: Target) -> tuple[TensorType, ...]:
+    """Room for the packed left operand and for unfinished sums, where they are wanted."""
+    matrices = matrices_of(KernelDef("kernel", graph))
+    assert matrices is not None
+    return _Gemm(matrices, target, None).workspace()
 
 
 def partials(problem: Problem, kept: DType) -> Param | None:
-    """A result whose memory can hold unfinished sums: of their type, and no operand's memory."""
-    for out in problem.source.outs:
-        if out.dtype is kept and out.role == "out":
+    """A result whose memory can hold unfinished sums: of their type, and never an operand's memory. Which results take
+    over operands is not yet known when the workspace is asked for."""
+    sizes = [(param.dtype, param.shape) for param in problem.source.graph.params]
+    for value, out in problem.results:
+        if out.dtype is kept and out.role == "out" and (value.dtype, value.shape) not in sizes:
             return out
     return None
 
@@ -346,7 +371,7 @@ class _Span:
 class _Gemm:
     """Writes the loops of one problem."""
 
-    def __init__(self, matrices: Matrices, target: Target) -> None:
+    def __init__(self, matrices: Matrices, target: Target, work: tuple[TensorType, ...] | None) -> None:
         self.matrices = matrices
         self.problem = matrices.problem
         self.target = target
@@ -357,7 +382,16 @@ class _Gemm:
         self.monoid = monoid
         self.kept = monoid.dtypes[0]
         self.sums = partials(self.problem, self.kept)
-        self.plan = planned(matrices, self.kept, target, self.sums is not None)
+        self.plan = planned(matrices, self.kept, target, self.sums is not None, work is None or len(work) > 0)
+        # A kernel that is given no workspace does without; one that is given some is given all that it asked for.
+        self.left: Param | None = None
+        if work:
+            given = [Param(source.names.fresh("w"), each.dtype, (each.size,), "out") for each in work]
+            source.params.extend(given)
+            if self.plan.packs_left:
+                self.left = given[0]
+            if self.plan.keeps_sums:
+                self.sums = given[-1]
         self.fuses = self.kept in (f32, f64) and target.has("fma")
         self.ranges: dict[str, tuple[Dim, Dim]] = {}
         self.at: list[tuple[Axis, Dim]] = []
@@ -378,11 +412,79 @@ class _Gemm:
         with self.k.vector("l", lanes, end) as var:
             yield var
 
+    # The left operand.
+
+    def workspace(self) -> tuple[TensorType, ...]:
+        found: list[TensorType] = []
+        if self.plan.packs_left:
+            sizes = [axis.extent for axis in self.matrices.batch if axis.left != 0]
+            found.append(TensorType((*sizes, self.matrices.row.extent, self.pitch), self.kept))
+        if self.plan.keeps_sums:
+            found.append(self.problem.op.tensor.with_dtype(self.kept))
+        return tuple(found)
+
+    @property
+    def depth(self) -> Dim:
+        return product([axis.extent for axis in self.matrices.depth])
+
+    @property
+    def pitch(self) -> Dim:
+        """Elements between rows of the packed left operand: an odd number of lines, so that the rows of a tile fall on
+        different ones of a cache."""
+        lanes = self.plan.lanes
+        return (2 * ceildiv(self.depth, 2 * lanes) + 1) * lanes
+
+    def left_row(self, at: Sequence[tuple[Axis, Dim]], row: Dim) -> Dim:
+        """Where a row of the packed left operand begins."""
+        number: Dim = 0
+        for axis, place in at:
+            if axis.left != 0:
+                number = number * axis.extent + place
+        return (number * self.matrices.row.extent + row) * self.pitch
+
+    def pack_left(self, kind: LoopKind) -> None:
+        """Rows of k, one after the other."""
+        assert self.left is not None
+        k, matrices, lanes = self.k, self.matrices, self.plan.lanes
+        row = matrices.row
+        with ExitStack() as stack:
+            base = matrices.left.base
+            at: list[tuple[Axis, Dim]] = []
+            for axis in matrices.batch:
+                if axis.left != 0:
+                    at.append((axis, stack.enter_context(k.loop("b", axis.extent, kind=kind))))
+                    base = base + at[-1][1] * axis.left
+            start = stack.enter_context(k.loop("i", row.extent, step=PACKED_ROWS, kind=kind))
+            count: Dim = PACKED_ROWS
+            if type(row.extent) is not int or row.extent % PACKED_ROWS:
+                count = symbol(k.let("n", index(minimum(PACKED_ROWS, row.extent - start))).name)
+            base = base + start * row.left
+            *outer, inner = matrices.depth
+            column: Dim = 0
+            with ExitStack() as around:
+                for axis in outer:
+                    place = around.enter_context(k.loop("k", axis.extent))
+                    base = base + place * axis.left
+                    column = column * axis.extent + place
+                strip = Strip(matrices.left.buffer, base, inner.left, inner.extent)
+                to = Place(self.left, self.pitch, self.left_row(at, start) + column * inner.extent)
+                packed(k, strip, [("j", count, row.left)], to, lanes, self.target)
+            # What lies between rows is read by nobody, but a workspace is written whole: tests compare its bits.
+            with (
+                k.loop("j", count) as j,
+                k.loop("u", self.pitch, start=self.depth, step=lanes) as u,
+                k.vector("l", lanes, minimum(lanes, self.pitch - u)) as lane,
+            ):
+                here = self.left_row(at, start + j) + u + lane
+                k.store(self.left, here, Const(zero(self.kept), self.kept))
+
     # Panels.
 
     def block(self) -> Block:
         plan, cut = self.plan, self.plan.columns
         kind: LoopKind = "parallel" if plan.parallel else "serial"
+        if self.left is not None:
+            self.pack_left(kind)
         with ExitStack() as stack:
             for axis in self.matrices.batch:
                 self.at.append((axis, stack.enter_context(self.loop("b", axis.extent, kind=kind))))
@@ -446,11 +548,12 @@ class _Gemm:
             return
         right, axis, depth = self.matrices.right, self.matrices.column, self.matrices.depth
         base = right.base + columns.start * axis.right + start * depth[-1].right
-        for each, place in self.at:
-            base = base + place * each.right
-        strip = Strip(right.buffer, base, axis.right, columns.size, columns.left)
+        for each, at in self.at:
+            base = base + at * each.right
+        strip = Strip(right.buffer, base, axis.right, columns.size if columns.left is None else columns.left)
         loops = [("k", extent, each.right) for each, extent in zip(depth, extents, strict=True)]
-        packed(self.k, strip, loops, self.panel, self.plan.lanes, self.target)
+        place = Place(self.panel, columns.size, 0, columns.size)
+        packed(self.k, strip, loops, place, self.plan.lanes, self.target)
 
     # Tiles.
 
@@ -499,22 +602,29 @@ class _Gemm:
                 self.each(rows, columns, lambda r, c: k.store(acc, (r, c), self.partial(rows, columns, r, c)), True)
         else:
             self.each(rows, columns, lambda r, c: k.store(acc, (r, c), identity))
+        if self.left is not None and self.panel is not None:
+            extents = [product(extents)]
         with ExitStack() as stack:
             at = [stack.enter_context(self.loop("k", extent)) for extent in extents]
             row: Dim = 0
             for place, extent in zip(at, extents, strict=True):
                 row = row * extent + place
             at = [*at[:-1], at[-1] + start] if at else []
-            places = list(zip(matrices.depth, at, strict=True))
+            places = list(zip(matrices.depth, at))
 
             def step(r: Dim, c: Dim) -> None:
-                left = self.element(matrices.left, "left", [*places, (matrices.row, self.row(rows, r))])
+                left: Expr
+                if self.left is not None:
+                    place = self.left_row(self.at, self.row(rows, r)) + row + start
+                    left = Load(self.left.name, (place,), self.kept)
+                else:
+                    left = self.element(matrices.left, "left", [*places, (matrices.row, self.row(rows, r))])
                 right: Expr
                 if self.panel is not None:
                     right = Load(self.panel.name, (row * columns.size + c,), self.kept)
                 else:
-                    place = (matrices.column, columns.start + c)
-                    right = self.element(matrices.right, "right", [*places, place])
+                    here = (matrices.column, columns.start + c)
+                    right = self.element(matrices.right, "right", [*places, here])
                 k.store(acc, (r, c), self.step(left, right, Load(acc.name, (r, c), self.kept)))
 
             self.each(rows, columns, step, self.panel is None)

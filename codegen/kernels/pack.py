@@ -1,9 +1,9 @@
-"""Panels: a strip of an operand copied so that a micro-kernel reads it in order, from a cache that holds it.
+"""Panels: parts of an operand copied so that a micro-kernel reads them in order, from a cache that holds them.
 
-A panel is a row for each position of the contracted axis, each of a few whole vectors; what lies behind the operand's
-end is zero, or repeats the last element, so that the micro-kernel needs no mask. Where the operand's other axis is
-contiguous rows are copied as they are; where the contracted one is, blocks are turned round in registers. Elements are
-converted on the way, so that half floats and small integers cost nothing later. Packing changes no value and no order.
+Rows of a panel are positions along some axes of the operand (`depth`), columns are neighbours along another one. Where
+columns are contiguous in the operand, rows are copied as they are; where the rows' axis is, square blocks are turned
+round in registers. Elements are converted on the way, so that half floats and small integers cost nothing later.
+Packing changes no value and no order.
 """
 
 from __future__ import annotations
@@ -20,97 +20,116 @@ from ...ir.loops.nodes import Alloc, Const, Load, Param
 from ...ir.structure import zero
 from ...ir.target import Target
 
-# The stack that a panel may take: half a second-level cache, and what the smallest of our threads' stacks allows.
+# The stack that a panel may take: what the emitter allows, and about what of a second-level cache is left to it.
 PANEL_BYTES: Final = 128 << 10
 
 
 @dataclass(frozen=True)
 class Strip:
-    """`width` neighbours along an axis of an operand, from `start` on; `left` elements are there (None: all of them).
-
-    `step` is what a step along the axis moves, `base` the element at its start.
-    """
+    """`extent` neighbours along an axis of an operand: the first at element `base`, each `step` after the last."""
 
     buffer: Param
     base: Dim
     step: Dim
-    width: int
-    left: Dim | None = None
+    extent: Dim
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a strip goes: column j of row i to element `base + i*pitch + j`. With `width` so many columns are written,
+    whole vectors; those that the strip has not hold zeros or repeat its last, so that a micro-kernel needs no mask."""
+
+    buffer: Param | Alloc
+    pitch: Dim
+    base: Dim = 0
+    width: int | None = None
 
 
 def packed(
-    k: Builder, strip: Strip, depth: Sequence[tuple[str, Dim, Dim]], panel: Alloc, lanes: int, target: Target
+    k: Builder, strip: Strip, depth: Sequence[tuple[str, Dim, Dim]], place: Place, lanes: int, target: Target
 ) -> None:
-    """Fill the rows of a panel. `depth` lists (name, extent, step in the operand) of the contracted axes, outermost
-    first; rows are counted through."""
+    """Copy a strip for each position of `depth`: (name, extent, step in the operand), outermost first; rows are counted
+    through."""
+    if not depth:
+        _copied(k, strip, strip.base, 0, place, lanes)
+        return
     *outer, (name, extent, step) = depth
-    row: Dim = 0
-    base = strip.base
     with _loops(k, outer) as at:
-        for (_, size, move), place in zip(outer, at):
-            row = row * size + place
-            base = base + place * move
+        row: Dim = 0
+        base = strip.base
+        for (_, size, move), position in zip(outer, at, strict=True):
+            row = row * size + position
+            base = base + position * move
         row = row * extent
-        if strip.step != 1 and step == 1 and transposes(panel.dtype, target):
-            _turned(k, strip, base, row, name, extent, panel, target)
-            return
-        with k.loop(name, extent) as j:
-            _copied(k, strip, base + j * step, row + j, panel, lanes)
+        whole: Dim = 0
+        if strip.step != 1 and step == 1 and turns(place.buffer.dtype, target):
+            side = target.lanes(place.buffer.dtype)
+            whole = extent // side * side
+            with k.loop(name, whole, step=side) as j:
+                _turned(k, strip, base + j, row + j, place, side)
+        if whole != extent:
+            with k.loop(name, extent, start=whole) as j:
+                _copied(k, strip, base + j * step, row + j, place, lanes)
 
 
-def _copied(k: Builder, strip: Strip, base: Dim, row: Dim, panel: Alloc, lanes: int) -> None:
+def _copied(k: Builder, strip: Strip, base: Dim, row: Dim, place: Place, lanes: int) -> None:
     """One row, vector by vector."""
-    with k.loop("u", strip.width, step=lanes, kind="unrolled") as u:
-        if strip.left is not None:
-            with k.vector("l", lanes) as lane:
-                k.store(panel, row * strip.width + u + lane, Const(zero(panel.dtype), panel.dtype))
-        stop = lanes if strip.left is None else minimum(lanes, strip.left - u)
-        with k.vector("l", lanes, stop) as lane:
-            value = Load(strip.buffer.name, (base + (u + lane) * strip.step,), strip.buffer.dtype)
-            k.store(panel, row * strip.width + u + lane, cast(value, panel.dtype))
+    to = place.base + row * place.pitch
+    kept = place.buffer.dtype
+
+    def copy(column: Dim, count: Dim) -> None:
+        with k.vector("l", lanes, count) as lane:
+            value = Load(strip.buffer.name, (base + (column + lane) * strip.step,), strip.buffer.dtype)
+            k.store(place.buffer, to + column + lane, cast(value, kept))
+
+    if place.width is None:
+        whole = strip.extent // lanes * lanes
+        with k.loop("u", whole, step=lanes) as u:
+            copy(u, lanes)
+        if strip.extent != whole:
+            copy(whole, strip.extent - whole)
+        return
+    with k.loop("u", place.width, step=lanes, kind="unrolled") as u:
+        if strip.extent == place.width:
+            copy(u, lanes)
+            return
+        with k.vector("l", lanes) as lane:
+            k.store(place.buffer, to + u + lane, Const(zero(kept), kept))
+        copy(u, minimum(lanes, strip.extent - u))
 
 
-def transposes(dtype: DType, target: Target) -> bool:
+def turns(dtype: DType, target: Target) -> bool:
     """Whether blocks are turned round in registers: of elements as wide as shuffles move them."""
     return dtype.bytes in (4, 8) and target.lanes(dtype) > 1
 
 
-def _turned(
-    k: Builder, strip: Strip, base: Dim, row: Dim, name: str, extent: Dim, panel: Alloc, target: Target
-) -> None:
-    """Square blocks of whole registers, transposed; the last few rows one by one.
+def _turned(k: Builder, strip: Strip, base: Dim, row: Dim, place: Place, side: int) -> None:
+    """`side` rows that are contiguous in the operand from `base` on, in square blocks.
 
-    Element i of a block moves to the place whose number is i with its bits rotated; to take every other element of a
-    pair of registers is to rotate by one, so log2(side) rounds of it turn a block of side * side.
+    Element i of a block goes where the bits of i, rotated by half, say. To take every other element of a pair of
+    registers rotates by one, so log2(side) rounds of that turn the block round.
     """
-    dtype = panel.dtype
-    side = target.lanes(dtype)
-    whole = extent // side * side
-    with k.loop("n", strip.width, step=side) as n, k.loop(name, whole, step=side) as j:
+    dtype = place.buffer.dtype
+    columns = strip.extent if place.width is None else place.width
+    whole = strip.extent == columns and (type(columns) is int and columns % side == 0)
+    with k.loop("n", columns, step=side) as n:
         block = k.registers("t", dtype, (side * side,))
-        with k.loop("r", side, kind="unrolled") as r:
-            place: Dim = n + r if strip.left is None else minimum(n + r, strip.left - 1)
+        with k.unrolled("r", side) as r:
+            column = n + r if whole else minimum(n + r, strip.extent - 1)
             with k.vector("l", side) as lane:
-                value = Load(strip.buffer.name, (base + place * strip.step + j + lane,), strip.buffer.dtype)
+                value = Load(strip.buffer.name, (base + column * strip.step + lane,), strip.buffer.dtype)
                 k.store(block, side * r + lane, cast(value, dtype))
         for _ in range(side.bit_length() - 1):
             turned = k.registers("t", dtype, (side * side,))
             for odd in (0, 1):
-                with k.loop("r", side // 2, kind="unrolled") as r, k.vector("l", side) as lane:
+                with k.unrolled("r", side // 2) as r, k.vector("l", side) as lane:
                     value = Load(block.name, (2 * side * r + 2 * lane + odd,), dtype)
                     k.store(turned, side * r + side * side // 2 * odd + lane, value)
             block = turned
-        with k.loop("r", side, kind="unrolled") as r, k.vector("l", side) as lane:
-            k.store(panel, (row + j + r) * strip.width + n + lane, Load(block.name, (side * r + lane,), dtype))
-    if extent % side != 0:
-        with k.loop(name, extent, start=whole) as j, k.loop("n", strip.width, step=side) as n:
-            stop = side if strip.left is None else minimum(side, strip.left - n)
-            if strip.left is not None:
-                with k.vector("l", side) as lane:
-                    k.store(panel, (row + j) * strip.width + n + lane, Const(zero(dtype), dtype))
-            with k.vector("l", side, stop) as lane:
-                value = Load(strip.buffer.name, (base + (n + lane) * strip.step + j,), strip.buffer.dtype)
-                k.store(panel, (row + j) * strip.width + n + lane, cast(value, dtype))
+        stop = side if place.width is not None or whole else minimum(side, columns - n)
+        with k.unrolled("r", side) as r, k.vector("l", side, stop) as lane:
+            value = Load(block.name, (side * r + lane,), dtype)
+            k.store(place.buffer, place.base + (row + r) * place.pitch + n + lane, value)
 
 
 @contextmanager

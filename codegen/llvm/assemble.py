@@ -15,19 +15,20 @@ from ...ir.program import Call, Copy, KernelDef, Loop, Program, Slot, Statement,
 from ...ir.target import Target
 from . import entry
 from .emit import Module
-from .interface import add_interface
+from .pool import pool_module
 
 
 def module_text(
-    program: Program, kernels: Mapping[str, Kernel], target: Target, *, interface: str | None = None
+    program: Program, kernels: Mapping[str, Kernel], target: Target, *, interface: entry.Interface | None = None
 ) -> str:
-    """The module of a program; with `interface`, a saved model's C functions of that name are in it too."""
+    """The module of a program; with `interface`, a saved model's C functions and a thread pool of its own are in it too."""
     module = Module(target)
     for kernel in kernels.values():
         module.add(kernel)
     entry.add_entry(module, entry_of(program))
     if interface is not None:
-        add_interface(module, program, interface)
+        entry.add_interface(module, interface, pool=True)
+        module.add_text(pool_module(target.triple, embed=True))
     return module.text()
 
 
@@ -53,10 +54,10 @@ class _Steps:
 
     def step(self, statement: Statement) -> entry.Step:
         match statement:
-            case Call(name, reads, writes, sites=sites):
+            case Call(name, reads, writes, sites=sites, work=work):
                 kernel = self.kernels[name]
                 updated = {result for result, _ in kernel.updates}
-                slots = (*reads, *(slot for i, slot in enumerate(writes) if i not in updated))
+                slots = (*reads, *(slot for i, slot in enumerate(writes) if i not in updated), *work)
                 first, self.sites = self.sites, self.sites + len(sites)
                 dims = tuple(symbol(dim.name) for dim in kernel.graph.dims)
                 return entry.Run(name, tuple(map(self.place, slots)), dims, first)
