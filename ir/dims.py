@@ -23,6 +23,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from keyword import iskeyword
 from math import gcd, inf, lcm
 from operator import index as as_index
 from types import MappingProxyType
@@ -244,9 +245,9 @@ def _single(factor: str) -> SymbolicDim:
 
 @lru_cache(maxsize=4096)
 def symbol(name: str) -> SymbolicDim:
-    """The size called `name`, any identifier."""
-    if not name.isidentifier():
-        raise InvalidValue(f"{name!r} cannot name a size", code="TD0204", edit="use an identifier")
+    """The size called `name`: an identifier, but no word of Python's, which reads the formulas of sizes."""
+    if not name.isidentifier() or iskeyword(name) or name in ("min", "max"):
+        raise InvalidValue(f"{name!r} cannot name a size", code="TD0204", edit="use another identifier")
     return _single(str(name))
 
 

@@ -7,15 +7,18 @@ alone), so texts do not depend on how a graph was built.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from .dims import DimName
-from .errors import CheckFailed
+from .errors import CheckFailed, InvalidValue
 from .location import at
 from .types import TensorType, Type
 from .value import Parameter, Value
+
+_AXIS = re.compile(r"a\d+")  # see structure.axes_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +29,15 @@ class Graph:
     params: tuple[Parameter, ...]
     results: tuple[Value, ...]
     dims: tuple[DimName, ...] = ()
+
+    def __post_init__(self) -> None:
+        for dim in self.dims:
+            if _AXIS.fullmatch(dim.name):
+                raise InvalidValue(
+                    f"{self.name}: a size cannot be called {dim.name}, as the axes of structures are",
+                    code="TD0123",
+                    edit="use another name than a0, a1, ...",
+                )
 
     @cached_property
     def order(self) -> tuple[Value, ...]:
@@ -115,7 +127,7 @@ Step = Callable[[Value], "Value | None"]
 
 
 def rebuild(graph: Graph, step: Step, *, memo: dict[int, Value] | None = None) -> Graph:
-    """Walk in order; each op is rebuilt on its rebuilt operands, then offered to `step`, which may return a replacement.
+    """Walk in order: each op is rebuilt on its rebuilt operands and offered to `step`, which may return a replacement.
 
     New values inherit the location and the sequence of the op they replace. `memo` maps ids of old values to new ones
     and may be given with entries (parameters replaced by others); the graph's own parameters are kept otherwise.

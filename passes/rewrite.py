@@ -32,6 +32,10 @@ def rewrite(graph: Graph, rule: Rule, *, bodies: bool = True) -> Graph:
             replacement = rule(value)
             if replacement is None or replacement is value:
                 return value
+            if replacement.type != value.type:
+                raise CheckFailed(
+                    f"a rewrite of {value!r} gives {replacement!r}", code="TD0305", location=value.location
+                )
             fired = True
             replacement = _settle_new(replacement)
             if id(replacement) in settled:

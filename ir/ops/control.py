@@ -43,10 +43,14 @@ def _carried(op: Control, body: Graph, carry: tuple[Value, ...]) -> None:
         if before != after:
             label = body.params[i].label
             raise op.refuse(
-                f"carry {label} changes its type: {before} goes in, {after} comes out", code="TD0220", error=TypeMismatch
+                f"carry {label} changes its type: {before} goes in, {after} comes out",
+                code="TD0220",
+                error=TypeMismatch,
             )
     if len(body.results) < len(carry):
-        raise op.refuse(f"the body returns {len(body.results)} of {len(carry)} carries", code="TD0220", error=TypeMismatch)
+        raise op.refuse(
+            f"the body returns {len(body.results)} of {len(carry)} carries", code="TD0220", error=TypeMismatch
+        )
 
 
 class Call(Control):
@@ -64,7 +68,7 @@ class Call(Control):
 
 
 class Group(Call):
-    """A fusion group: evaluated like `call`, run as one kernel. Its specification is the sequence of its members' nests."""
+    """A fusion group: evaluated like `call`, run as one kernel, specified by the sequence of its members' nests."""
 
 
 class Switch(Control):
@@ -77,7 +81,9 @@ class Switch(Control):
     def result(self) -> Type:
         if self.selector.rank != 0 or self.selector.dtype not in (bool_, i32, i64):
             raise self.refuse(
-                f"the selector is {self.selector.type}; a bool or integer scalar is needed", code="TD0221", error=TypeMismatch
+                f"the selector is {self.selector.type}; a bool or integer scalar is needed",
+                code="TD0221",
+                error=TypeMismatch,
             )
         if not self.branches:
             raise self.refuse("there is no branch", code="TD0221", error=TypeMismatch)

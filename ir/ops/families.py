@@ -3,9 +3,9 @@
 A family supplies the type rule, the structure and the derivative of its members where these follow from what the member
 says about itself; policy tables of other rooms dispatch on the family first. (`Elementwise` lives beside `Value`.)
 
-Rules about derivatives, for all families: an op has `partials()` (maps), `transpose(cotangent, i)` (linear in operand i,
-for each i in `linear`; multilinear where there are several, like a product, unless it is `joint`, like a concatenation)
-or `jvp(tangents)` (the rest). An op that is linear in some operands only has both, and its jvp holds for all of them.
+Rules about derivatives, for all families: an op has `partials()` (maps), `transpose(cotangent, i)` (linear in operand
+i, for each i in `linear`; multilinear where there are several, like a product, unless it is `joint`, like a
+concatenation) or `jvp(tangents)` (the rest). An op linear in some operands only has both, and its jvp holds for all.
 Integers and bools carry no tangents. `batch(operands, batched)`: the operands named in `batched` carry one new leading
 axis of one size, and so must the result.
 """
