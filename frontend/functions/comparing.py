@@ -184,12 +184,6 @@ def real_if_close(a: Any, tol: Any = 100) -> Tracer:
     )
 
 
-def _shares(*args: Any, **kwargs: Any) -> bool:
-    raise TypeMismatch(
-        "a traced array has no memory to share", code="TD0815", location=here(), edit="compare names with `is`"
-    )
-
-
 def _at_shape(function: Callable[..., Any]) -> Callable[..., Any]:
     """A NumPy function of an array's shape alone: answered on an array of that shape."""
 
@@ -216,11 +210,9 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.isposinf: _signed_infinity(np.inf),
     np.isreal: isreal,
     np.isrealobj: isrealobj,
-    np.may_share_memory: _shares,
     np.min_scalar_type: min_scalar_type,
     np.real_if_close: real_if_close,
     np.result_type: result_type_of,
-    np.shares_memory: _shares,
     np.tril_indices_from: _at_shape(np.tril_indices_from),
     np.triu_indices_from: _at_shape(np.triu_indices_from),
 }

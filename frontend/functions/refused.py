@@ -11,30 +11,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from ...ir.errors import Unsupported
-from ..trace import here
+from .refusal import Refusal
 
 _IN_PLACE = "TD0806"
 _SHAPE = "TD0811"
 _ABSENT = "TD0810"
 _ELEMENTS = "TD0800"
+_MEMORY = "TD0815"
 
-_REASONS: Final[Mapping[str, str]] = {
-    _IN_PLACE: "writes into its argument",
-    _SHAPE: "has a result whose shape depends on traced values",
-    _ABSENT: "is not traced",
-    _ELEMENTS: "needs the elements themselves",
-}
-
-
-def _refusal(name: str, code: str, edit: str) -> Callable[..., Any]:
-    def refused(*args: Any, **kwargs: Any) -> Any:
-        raise Unsupported(f"numpy.{name} {_REASONS[code]}", code=code, location=here(), edit=edit)
-
-    refused.__doc__ = edit
-    return refused
-
-
+_masks = "np.where(condition, x, y) keeps the shape; sums under a mask take where=mask"
 _outside = "call it outside of the traced function"
 _sorted = "np.sort(x), then compare neighbours: x[1:] != x[:-1]"
 _fft = "multiply by the matrix np.exp(-2j*np.pi*np.outer(k, n)/N), or call it outside of the traced function"
@@ -55,11 +40,17 @@ ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("unique_counts", _SHAPE, _sorted),
     ("unique_inverse", _SHAPE, _sorted),
     ("unique_values", _SHAPE, _sorted),
+    ("argwhere", _SHAPE, _masks),
+    ("flatnonzero", _SHAPE, _masks),
+    ("nonzero", _SHAPE, _masks),
+    ("trim_zeros", _SHAPE, "keep the zeros, or trim outside of the traced function"),
     ("mask_indices", _SHAPE, "np.triu_indices, np.tril_indices"),
     ("roots", _SHAPE, _eigen),
     ("polydiv", _SHAPE, _outside),
     ("polyfit", _ABSENT, "solve the normal equations: np.linalg.solve(V.T @ V, V.T @ y) with V = np.vander(x, n)"),
     ("kaiser", _ABSENT, _outside),
+    ("may_share_memory", _MEMORY, "compare names with `is`"),
+    ("shares_memory", _MEMORY, "compare names with `is`"),
     ("array2string", _ELEMENTS, "print it after the call"),
     ("array_repr", _ELEMENTS, "print it after the call"),
     ("array_str", _ELEMENTS, "print it after the call"),
@@ -109,5 +100,7 @@ def numpy_function(path: str) -> Any:
 
 
 TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
-    function: _refusal(path, code, edit) for path, code, edit in ROWS if (function := numpy_function(path)) is not None
+    function: Refusal(f"numpy.{path}", code, edit)
+    for path, code, edit in ROWS
+    if (function := numpy_function(path)) is not None
 }

@@ -34,24 +34,14 @@ from ..arrays import (
 from ..promotion import result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
+from .refusal import Refusal
 from .shaping import taken
 from .ufuncs import elementwise, refuse_out
 
 GIVEN: Final = np._NoValue
 
 
-def data_dependent(name: str, edit: str) -> Callable[..., Any]:
-    """A function whose result's shape depends on traced values."""
-
-    def refused(*args: Any, **kwargs: Any) -> Any:
-        raise Unsupported(
-            f"{name}: the shape of the result depends on traced values", code="TD0811", location=here(), edit=edit
-        )
-
-    return refused
-
-
-_no_positions = data_dependent("where with one argument", "np.where(condition, x, y) keeps the shape")
+_no_positions = Refusal("where with one argument", "TD0811", "np.where(condition, x, y) keeps the shape")
 
 
 def where(condition: Any, x: Any = GIVEN, y: Any = GIVEN, /) -> Any:

@@ -278,6 +278,21 @@ def _rolled(value: Value, axis: int, shift: Any) -> Value:
     return Concatenate((cut(value, axis, split, size), cut(value, axis, 0, split)), axis)
 
 
+def fftshift(x: Any, axes: Any = None) -> Tracer:
+    return _shifted(x, axes, lambda n: floordiv(n, 2))
+
+
+def ifftshift(x: Any, axes: Any = None) -> Tracer:
+    return _shifted(x, axes, lambda n: -floordiv(n, 2))
+
+
+def _shifted(x: Any, axes: Any, by: Callable[[Dim], Dim]) -> Tracer:
+    value = unwrap(lift(x))
+    for axis in axes_of(axes, value.rank):
+        value = _rolled(value, axis, by(value.shape[axis]))
+    return wrap(value)
+
+
 def repeat(a: Any, repeats: Any, axis: Any = None) -> Tracer:
     value = unwrap(lift(a))
     if axis is None:
@@ -459,10 +474,6 @@ def resize(a: Any, new_shape: Any) -> Tracer:
         return wrap(Full(0, TensorType(shape, value.dtype)))
     times = -(-wanted // size)
     return wrap(arrays.reshape(cut(unwrap(tile(wrap(flat), max(times, 1))), 0, 0, wanted), shape))
-
-
-def trim_zeros(filt: Any, trim: Any = "fb", axis: Any = None) -> Tracer:
-    raise _data_dependent("trim_zeros", "filt", "keep the zeros, or trim outside of the traced function")
 
 
 # --- padding ------------------------------------------------------------------------------------------------------
@@ -765,6 +776,8 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.diagonal: diagonal,
     np.dsplit: _split_along(2, 3, "dsplit"),
     np.expand_dims: expand_dims,
+    np.fft.fftshift: fftshift,
+    np.fft.ifftshift: ifftshift,
     np.flip: flip,
     np.fliplr: fliplr,
     np.flipud: flipud,
@@ -792,7 +805,6 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.tile: tile,
     np.transpose: transpose,
     np.tril: tril,
-    np.trim_zeros: trim_zeros,
     np.triu: triu,
     np.unstack: unstack,
     np.vsplit: _split_along(0, 2, "vsplit"),

@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 
 from ...ir.dtypes import FLOAT8, c64, c128, f32, i64
-from ...ir.errors import InvalidValue
+from ...ir.errors import InvalidValue, Unsupported
 from ...ir.ops import elementwise as e
 from ...ir.ops.indexing import ArgSort, SearchSorted, Sort
 from ...ir.ops.movement import Iota, Reverse
@@ -28,7 +28,7 @@ from ..arrays import (
 from ..promotion import result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
-from .selection import data_dependent, take
+from .selection import take
 
 
 def _along(a: Any, axis: Any) -> tuple[Value, int]:
@@ -118,7 +118,9 @@ def searchsorted(a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Trac
     # NumPy converts the needles to the type in which both meet; a Python number is an array here.
     kind = result_type(x.value.dtype, described(v))
     if kind.kind == "complex":
-        data_dependent("searchsorted of complex numbers", "search for the real parts")()
+        raise Unsupported(
+            "searchsorted of complex numbers", code="TD0810", location=here(), edit="search for the real parts"
+        )
     return wrap(SearchSorted(convert(unwrap(x), kind), convert(unwrap(y), kind), side))
 
 
@@ -146,15 +148,11 @@ def _descending(edges: Tracer, x: Any, side: str) -> Tracer:
     return wrap(broadcast(size_value(edges.shape[0]), found.shape) - found)
 
 
-_mask_edit = "np.where(condition, x, y) keeps the shape; sums under a mask take where=mask"
 TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.argpartition: argpartition,
     np.argsort: argsort,
-    np.argwhere: data_dependent("argwhere", _mask_edit),
     np.digitize: digitize,
-    np.flatnonzero: data_dependent("flatnonzero", _mask_edit),
     np.lexsort: lexsort,
-    np.nonzero: data_dependent("nonzero", _mask_edit),
     np.partition: partition,
     np.searchsorted: searchsorted,
     np.sort: sort,
