@@ -556,13 +556,19 @@ def holds(wide: DType, narrow: DType) -> bool:
     return wide.kind == "float" and digits <= more and high <= higher and _LEAST[wide.name] <= _LEAST[narrow.name]
 
 
+def _strays(x: DType, through: DType, to: DType) -> bool:
+    """Whether integers made of numbers outside their range depend on the way: they wrap, except those made of floats;
+    and what is made of NaN in eight bits is special."""
+    return to.is_integer and (x.kind == "float8" or (x.is_integer and not through.is_integer and not holds(to, x)))
+
+
 @simpler.register
 def _(value: Convert, exact: bool) -> Value | None:
     match value:
         case Convert(x, to) if x.dtype is to:
             return x
         # Nothing is lost on the way there. (Rounding twice is not rounding once.)
-        case Convert(Convert(x, through), to) if holds(through, x.dtype):
+        case Convert(Convert(x, through), to) if holds(through, x.dtype) and not _strays(x.dtype, through, to):
             return Convert(x, to)
         # Integers keep their low bits, whatever the order in which high ones are cut off.
         case Convert(Convert(x, through), to) if (

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from ..ir.errors import InvalidValue
 from .cleanup import cleanup
+from .constants import constants
 from .expand import expand
 from .fuse import fuse
+from .identities import identities
 from .manager import Pass, Pipeline
 
-PASSES: dict[str, Pass] = {each.name: each for each in (expand, cleanup, fuse)}
+PASSES: dict[str, Pass] = {each.name: each for each in (expand, cleanup, identities, constants, fuse)}
 
-DEFAULT = Pipeline("default", (expand, cleanup, fuse))
+DEFAULT = Pipeline("default", (expand, cleanup, identities, constants, cleanup, fuse))
 
 
 def find(name: str) -> Pass:
