@@ -35,8 +35,9 @@ test: $(VENV)/installed-dev $(VENV)/installed-examples  ## all fast tests
 
 check: lint types house  ## lint, types, and the laws of the house
 
-lint: $(VENV)/installed-dev  ## ruff
+lint: $(VENV)/installed-dev  ## ruff: rules and form
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 # mypy takes a package's name from its directory's, and the checkout may have any: a link gives it the right one.
 types: $(VENV)/installed-dev  ## mypy, strict, on every room

@@ -251,9 +251,7 @@ def stage(
             raise refuse(f"stage: {buffer} is not read inside the loop over {var}")
         variables = [f"{name}_{axis}" for axis in range(len(shape))]
         at = tuple(map(symbol, variables))
-        copy: Block = (
-            Store(name, at, Load(buffer, tuple([low + place for low, place in zip(start, at)]), dtype)),
-        )
+        copy: Block = (Store(name, at, Load(buffer, tuple([low + place for low, place in zip(start, at)]), dtype)),)
         for variable, extent in zip(reversed(variables), reversed(shape)):
             copy = (For(variable, 0, extent, 1, "unrolled" if memory == "registers" else "serial", copy),)
         return with_body(loop, (Alloc(name, dtype, shape, memory), *copy, *body))

@@ -99,7 +99,9 @@ def main() -> None:
     console = Console(highlight=False)
 
     layers, model, images, labels = train()
-    console.print(f"[bold]1. trained[/] scikit-learn's MLP, {sum(p.size for l in layers for p in l.values())} weights")
+    console.print(
+        f"[bold]1. trained[/] scikit-learn's MLP, {sum(p.size for each in layers for p in each.values())} weights"
+    )
 
     start = time.perf_counter()
     fast = td.jit(predict).bind(layers)
@@ -147,8 +149,8 @@ def main() -> None:
     served = serve(path, images)
     assert np.array_equal(again, found) and np.array_equal(served, found)
     console.print(
-        f"[bold]6. saved[/] {path} ({path.stat().st_size} bytes), loaded again, and served by a Python with NumPy only: "
-        "the same bits each time"
+        f"[bold]6. saved[/] {path} ({path.stat().st_size} bytes), loaded again, and served by a Python with NumPy "
+        "only: the same bits each time"
     )
 
     draw_memory(program, out / "memory.png")
@@ -175,7 +177,15 @@ def draw_memory(program: object, path: Path) -> None:
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for number, ((offset, size), (first, last)) in enumerate(sorted(spans.items())):
-        axes.barh(offset + size / 2, last - first + 0.9, size, first - 0.45, color=f"C{number % 10}", alpha=0.8, edgecolor="black")
+        axes.barh(
+            offset + size / 2,
+            last - first + 0.9,
+            size,
+            first - 0.45,
+            color=f"C{number % 10}",
+            alpha=0.8,
+            edgecolor="black",
+        )
         axes.text((first + last) / 2, offset + size / 2, names[offset, size], ha="center", va="center", fontsize=9)
     axes.set_xticks(range(len(calls)), [call.kernel for call in calls], rotation=20, ha="right", fontsize=8)
     axes.set_xlim(-0.6, max(len(calls) - 0.4, 1))

@@ -29,6 +29,7 @@ from ..ir.types import TensorType
 from ..passes.cost import cost_of
 from ..passes.pipelines import PASSES, find
 from ..runtime.artifact import read
+from ..runtime.errors import RuntimeFault
 from .jit import Function, ShapeDtype, jit
 from .options import config
 
@@ -48,10 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except BrokenPipeError:
         return 0
+    except RuntimeFault as fault:
+        print(fault, file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"TD0653: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 1
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="treadle", description="Compile NumPy functions to native code, and look at it.")
+    parser = argparse.ArgumentParser(
+        prog="treadle", description="Compile NumPy functions to native code, and look at it."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
@@ -212,7 +221,9 @@ def dot(graph: Graph) -> str:
     numbers = {id(value): i for i, value in enumerate(graph.order)}
     for value in graph.order:
         label = getattr(value, "label", None) or value.name
-        picture.add_node(numbers[id(value)], label=f"{label}\n{value.type}", shape="box" if value.operands else "ellipse")
+        picture.add_node(
+            numbers[id(value)], label=f"{label}\n{value.type}", shape="box" if value.operands else "ellipse"
+        )
         for operand in value.operands:
             picture.add_edge(numbers[id(operand)], numbers[id(value)])
     lines = [f'digraph "{graph.name}" {{', "  node [fontname=monospace];"]
@@ -220,7 +231,9 @@ def dot(graph: Graph) -> str:
         text = str(data["label"]).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
         lines.append(f'  n{node} [label="{text}", shape={data["shape"]}];')
     lines += [f"  n{a} -> n{b};" for a, b in picture.edges]
-    lines += [f'  r{i} [label="result {i}", shape=plaintext]; n{numbers[id(v)]} -> r{i};' for i, v in enumerate(graph.results)]
+    lines += [
+        f'  r{i} [label="result {i}", shape=plaintext]; n{numbers[id(v)]} -> r{i};' for i, v in enumerate(graph.results)
+    ]
     return "\n".join([*lines, "}", ""])
 
 
@@ -269,7 +282,6 @@ def run_run(arguments: argparse.Namespace) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    from ..passes.cost import cost_of
     from .compile import target_named
 
     generator = np.random.default_rng(0)
@@ -284,7 +296,9 @@ def run_bench(arguments: argparse.Namespace) -> None:
     low, high = np.percentile(samples, [10, 90])
     cost = cost_of(compiled.executed.compilation.program, {})
     target = target_named("host")
-    print(f"{function.state.name}: {show_time(median)} median of {len(samples)} ({show_time(low)} to {show_time(high)})")
+    print(
+        f"{function.state.name}: {show_time(median)} median of {len(samples)} ({show_time(low)} to {show_time(high)})"
+    )
     print(f"  {cost.flops / median / 1e9:.2f} GF/s, {cost.bytes / median / 1e9:.2f} GB/s")
     print(f"  target {target}")
 
@@ -322,7 +336,10 @@ def run_passes(arguments: argparse.Namespace) -> None:
         print(f"{each.spelling}\n\n{(each.run.__doc__ or '').strip()}")
         return
     for each in PASSES.values():
-        forms = [f"needs {', '.join(map(str, each.needs))}" if each.needs else "", f"gives {', '.join(map(str, each.gives))}" if each.gives else ""]
+        forms = [
+            f"needs {', '.join(map(str, each.needs))}" if each.needs else "",
+            f"gives {', '.join(map(str, each.gives))}" if each.gives else "",
+        ]
         print(f"{each.name:<16} {each.doc}  {'; '.join(filter(None, forms))}".rstrip())
 
 

@@ -26,28 +26,34 @@ import numpy as np
 from ..ir.dims import show as show_dim
 from ..ir.errors import InvalidValue, TreadleError
 from ..ir.fingerprint import fingerprint
+from ..ir.forms import everywhere
 from ..ir.graph import Graph
+from ..ir.loops.text import show as show_kernel
 from ..ir.program import Call, KernelDef, Program, Statement, While
-from ..ir.target import Target
-from ..ir.text import digest
+from ..ir.target import Target, parse
+from ..ir.text import digest, show
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant
+from ..passes.buffers import to_program
+from ..passes.cost import cost_of
+from ..passes.manager import Context
+from ..passes.pipelines import DEFAULT
 from ..runtime import artifact as artifacts
 from ..runtime import bindings, dispatch
 from ..runtime import loader as object_loader
 from ..runtime.cache import ObjectCache
 from ..runtime.executable import CallContext, Executable
 from ..runtime.signature import Failure, Signature
-from ..runtime.threads import default_threads
+from ..runtime.threads import default_threads, pool
 from .options import Options, config
 
 if TYPE_CHECKING:
     from ..codegen.llvm.entry import Interface
     from ..ir.loops.nodes import Kernel
-    from ..passes.manager import Context, Step
+    from ..passes.manager import Step
     from .jit import Traced
 
-VERSION = 1  # of everything that decides what is compiled; part of the cache's key
+VERSION = 2  # of everything that decides what is compiled; part of the cache's key
 
 
 @dataclass
@@ -95,7 +101,9 @@ class _Kernels:
 class Compilation:
     """One graph on its way to an object, for one target. Stages are made when asked for, once."""
 
-    def __init__(self, graph: Graph, target: Target, *, check: bool = False, donated: Sequence[tuple[int, int]] = ()) -> None:
+    def __init__(
+        self, graph: Graph, target: Target, *, check: bool = False, donated: Sequence[tuple[int, int]] = ()
+    ) -> None:
         self.graph = graph
         self.target = target
         self.check = check
@@ -104,14 +112,10 @@ class Compilation:
 
     @cached_property
     def context(self) -> Context:
-        from ..passes.manager import Context
-
         return Context(self.target, _Kernels(self.target), self.check)
 
     @cached_property
     def steps(self) -> list[Step]:
-        from ..passes.pipelines import DEFAULT
-
         with self.timings.stage("passes"):
             return DEFAULT.run(self.graph, self.context)
 
@@ -121,8 +125,6 @@ class Compilation:
 
     @cached_property
     def planned(self) -> tuple[Program, tuple[Array, ...]]:
-        from ..passes.buffers import to_program
-
         graph = self.optimized
         with self.timings.stage("plan"):
             return to_program(graph, self.context, donated=self.donated)
@@ -186,8 +188,6 @@ class Compilation:
 
     def text(self, stage: str) -> str:
         """`graph`, `graph:PASS`, `program`, `loops`, `llvm` or `asm`."""
-        from ..ir.loops.text import show as show_kernel
-
         name, _, pass_name = stage.partition(":")
         match name:
             case "graph" if pass_name:
@@ -244,7 +244,6 @@ def target_named(name: str) -> Target:
 
         return host()
     from ..codegen.cpus import MODELS, cpu, names
-    from ..ir.target import parse
 
     if name in MODELS:
         return MODELS[name]
@@ -261,9 +260,7 @@ class Stats:
     timings: Timings = field(default_factory=Timings)
 
     def __str__(self) -> str:
-        return (
-            f"{self.compiles} compiled, {self.disk_hits} loaded from disk, {self.kernels} kernels; {self.timings}"
-        )
+        return f"{self.compiles} compiled, {self.disk_hits} loaded from disk, {self.kernels} kernels; {self.timings}"
 
 
 _stats = Stats()
@@ -316,8 +313,6 @@ class Built:
 
 def manifest_of(compilation: Compilation) -> dict[str, Any]:
     """How to call the program, as JSON: what the cache and the saved model carry."""
-    from ..passes.cost import cost_of
-
     program = compilation.program
     # Symbolic sizes are not known here; their least is a floor, and short calls are the ones that matter.
     sizes = {dim.name: max(dim.low, 1) for dim in program.dims}
@@ -332,7 +327,7 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         "dims": [{"name": d.name, "low": d.low, "high": d.high, "multiple_of": d.multiple_of} for d in program.dims],
         "donated": [[argument, result] for result, argument in program.donated],
         "lenient": False,
-        "failures": [list(failure) for failure in compilation.failures],
+        "failures": [failure._asdict() for failure in compilation.failures],
         "cpu_features": list(compilation.target.features),
         "target": str(compilation.target),
         "constants": [b.label for b in program.constants],
@@ -356,8 +351,6 @@ def key_of(graph: Graph, target: Target, donated: Sequence[tuple[int, int]]) -> 
 
 def graph_constants(graph: Graph) -> dict[str, Array]:
     """Constants of a graph by digest."""
-    from ..ir.forms import everywhere
-
     return {digest(v): v.data for v in everywhere(graph) if isinstance(v, Constant)}
 
 
@@ -385,7 +378,9 @@ class Executed:
     from_disk: bool
 
 
-def prepare(graph: Graph, *, donated: Sequence[tuple[int, int]] = (), lenient: bool = False, options: Options | None = None) -> Executed:
+def prepare(
+    graph: Graph, *, donated: Sequence[tuple[int, int]] = (), lenient: bool = False, options: Options | None = None
+) -> Executed:
     """Compile a graph, or find it on disk, and load it."""
     options = options or config.current
     compilation = Compilation(graph, target_named(options.target), check=options.check, donated=donated)
@@ -410,7 +405,7 @@ def prepare(graph: Graph, *, donated: Sequence[tuple[int, int]] = (), lenient: b
             loaded.address("treadle_entry"),
             loaded.address("treadle_arena_bytes"),
             constants=[array.ctypes.data for array in constants],
-            failures=[Failure(*row) for row in built.manifest["failures"]],
+            failures=[Failure(**row) for row in built.manifest["failures"]],
             pool=pool_address,
             threads=lambda: config.current.num_threads or default_threads(),
             keep=(loaded, constants),
@@ -424,7 +419,8 @@ def prepare(graph: Graph, *, donated: Sequence[tuple[int, int]] = (), lenient: b
 
 
 def aligned(array: Array) -> Array:
-    """The array itself when its data is 64-byte aligned, else a copy that is: what kernels may rely on for constants."""
+    """The array itself when its data is 64-byte aligned, else a copy that is: what kernels may rely on for
+    constants."""
     if array.ctypes.data % 64 == 0 and array.flags.c_contiguous:
         return array
     room = np.empty(array.nbytes + 64, np.uint8)
@@ -457,8 +453,6 @@ def install_context(executed: Executed, threads: int | None) -> dict[str, Any]:
 
 def pool_address(threads: int) -> int:
     """The process's thread pool, made at the first call that wants more than one thread."""
-    from ..runtime.threads import pool
-
     return pool(_pool_object, threads - 1)
 
 
@@ -519,8 +513,6 @@ def save(
     loader: bool = False,
 ) -> None:
     """Write a compiled program as a saved model, and beside it what was asked for."""
-    from ..ir.text import show
-
     stem = name or Path(path).stem.replace("-", "_").replace(".", "_")
     compilation = executed.compilation
     program = compilation.program

@@ -16,11 +16,11 @@ import numpy as np
 from ..ir.dims import evaluate as evaluate_dim
 from ..ir.errors import InvalidValue, TreadleError, TypeMismatch
 from ..ir.graph import Graph
+from ..passes.cost import cost_of
 from ..runtime import dispatch
 from ..runtime.errors import RuntimeFault
 from . import tree
 from .compile import Executed, install_context, prepare, save
-
 from .tree import LEAF, TreeDef
 
 if TYPE_CHECKING:
@@ -102,8 +102,6 @@ class Compiled:
 
     def cost_analysis(self, dims: Mapping[str, int] | None = None) -> Mapping[str, float]:
         """`flops`, `bytes accessed` and `transcendentals` of one call."""
-        from ..passes.cost import cost_of
-
         cost = cost_of(self.executed.compilation.program, dims or {})
         return {"flops": cost.flops, "bytes accessed": cost.bytes, "transcendentals": cost.transcendentals}
 
@@ -158,7 +156,9 @@ class _NotServed(Exception):
     """The native way does not take this form of call."""
 
 
-def record_for(compiled: Compiled, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> dispatch.Record | None:
+def record_for(
+    compiled: Compiled, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any
+) -> dispatch.Record | None:
     """The dispatch record of a call of this form; None where the complete path must take it each time."""
     state, key = compiled.traced.state, compiled.traced.key
     free = [name for name in state.signature.parameters if name not in state.bound]

@@ -24,7 +24,9 @@ def explain(state: State) -> str:
 
 
 def _signature(compiled: Compiled) -> str:
-    inside = ", ".join(f"{spec.path}: {spec.type if spec.kind == 'array' else spec.kind}" for spec in compiled.traced.specs)
+    inside = ", ".join(
+        f"{spec.path}: {spec.type if spec.kind == 'array' else spec.kind}" for spec in compiled.traced.specs
+    )
     static = ", ".join(f"{name}={value.value!r}" for name, value in compiled.traced.key.static)  # type: ignore[attr-defined]
     return f"({inside}){f' with {static}' if static else ''}"
 
@@ -55,8 +57,8 @@ def _decisions(compiled: Compiled) -> list[str]:
     where = "found on disk" if executed.from_disk else f"compiled in {executed.compilation.timings}"
     lines = [
         f"  {where}",
-        f"  {manifest['kernels']} kernels, {len(executed.built.code)} bytes of code, arena {manifest['arena_bytes']} bytes "
-        f"(lower bound {manifest['lower_bound']})",
+        f"  {manifest['kernels']} kernels, {len(executed.built.code)} bytes of code, "
+        f"arena {manifest['arena_bytes']} bytes (lower bound {manifest['lower_bound']})",
     ]
     for step in executed.compilation.steps:
         lines += [f"  {step}"] if step.changed else []

@@ -20,7 +20,7 @@ from ..ir.ops.movement import Iota, Reverse, Slice
 from ..ir.types import Shape, TensorType
 from ..ir.value import Add, Full, Mul, Value
 from .arrays import any_traced, broadcast, broadcast_shapes, convert, expand, lift, permute, reshape, size_value, typed
-from .trace import here, operation
+from .trace import here, operation, promises
 from .tracer import Tracer, unwrap, wrap
 
 
@@ -209,9 +209,8 @@ def _number(item: Any, axis: int, size: Dim) -> Dim:
     return number
 
 
-def _bound(x: Any, size: Dim, default: Dim) -> Dim:
-    if x is None:
-        return default
+def _bound(x: Any) -> Dim:
+    """A bound of a slice, as it is written."""
     if isinstance(x, Tracer):
         raise Unsupported(
             "a slice with a traced bound: the shape of the result depends on its value",
@@ -219,11 +218,7 @@ def _bound(x: Any, size: Dim, default: Dim) -> Dim:
             location=here(),
             edit="td.lax.dynamic_slice(x, starts, sizes) has a size that is known",
         )
-    bound: Dim = x if isinstance(x, SymbolicDim) else int(x.__index__())
-    if type(bound) is int and bound < 0:
-        bound = size + bound
-        return bound if known_le(0, bound) else maximum(bound, 0)
-    return bound
+    return x if isinstance(x, SymbolicDim) else int(x.__index__())
 
 
 def _slice(item: slice, size: Dim) -> Cut:
@@ -239,22 +234,52 @@ def _slice(item: slice, size: Dim) -> Cut:
             return Cut(places.start if len(places) else 0, len(places), step, False)
         return Cut(places[-1] if len(places) else 0, len(places), -step, len(places) > 1)
     if step > 0:
-        start = _least(_bound(item.start, size, 0), size)
-        stop = _least(_bound(item.stop, size, size), size)
-        gap = stop - start
-        length = gap if known_le(0, gap) else maximum(gap, 0)
+        start, length = _forward(item.start, item.stop, size)
         return Cut(start, length if step == 1 else ceildiv(length, step), step, False)
-    start = _least(_bound(item.start, size, size - 1) + 1, size)
-    stop = 0 if item.stop is None else _bound(item.stop, size, 0) + 1
-    gap = start - stop
-    length = gap if known_le(0, gap) else maximum(gap, 0)
+    # Downwards from start to above stop: the places stop+1 .. start, read upwards.
+    top = size if item.start is None else _place(_bound(item.start), size, 1)
+    low = 0 if item.stop is None else _place(_bound(item.stop), size, 1)
+    length = _at_least(top - low, 0)
     count = length if step == -1 else ceildiv(length, -step)
-    low = start - 1 - (count - 1) * -step
-    return Cut(low if known_le(0, low) else maximum(low, 0), count, -step, True)
+    return Cut(_at_most(top - 1 - (count - 1) * -step, top), count, -step, True)  # of none: it begins at its end
 
 
-def _least(bound: Dim, size: Dim) -> Dim:
-    return bound if known_le(bound, size) else minimum(bound, size)
+def _forward(start: Any, stop: Any, size: Dim) -> tuple[Dim, Dim]:
+    """Where a slice of step 1 begins, and its length, for sizes of which not all is known.
+
+    Cutting k off the front and j off the back leaves n - min(n, k + j), however the slice is written: so the shapes of
+    `x[1:]` and `x[:-1]` are equal.
+    """
+    low = 0 if start is None else _bound(start)
+    high = size if stop is None else _bound(stop)
+    front = low if _not_negative(low) else None
+    back = 0 if stop is None else (-high if type(high) is int and high < 0 else None)
+    if front is not None and back is not None:
+        return _at_most(front, size), size - _at_most(front + back, size)
+    begin, end = _place(low, size, 0), _place(high, size, 0)
+    return begin, _at_least(end - begin, 0)
+
+
+def _not_negative(dim: Dim) -> bool:
+    return dim >= 0 if type(dim) is int else known_le(0, dim, promises())
+
+
+def _place(bound: Dim, size: Dim, more: int) -> Dim:
+    """`more` after the place that a bound of a slice names, within 0..size."""
+    if type(bound) is int and bound < 0:
+        return size - _at_most(-bound - more, size)
+    return _at_most(bound + more, size)
+
+
+def _at_most(a: Dim, b: Dim) -> Dim:
+    """min(a, b), decided where what is promised of the sizes decides it."""
+    known = promises()
+    return a if known_le(a, b, known) else b if known_le(b, a, known) else minimum(a, b)
+
+
+def _at_least(a: Dim, b: Dim) -> Dim:
+    known = promises()
+    return a if known_le(b, a, known) else b if known_le(a, b, known) else maximum(a, b)
 
 
 def _cut(value: Value, plan: Plan) -> Value:
@@ -275,7 +300,7 @@ def _end(cut: Cut, size: Dim) -> Dim:
     if cut.step == 1:
         return cut.start + cut.length
     last = cut.start + (cut.length - 1) * cut.step + 1
-    return cut.start if type(cut.length) is int and cut.length == 0 else _least(last, size)
+    return _at_least(_at_most(last, size), cut.start)
 
 
 def _axis_after(plan: Plan, axis: int) -> int:
@@ -463,10 +488,11 @@ def _block_set(base: Value, plan: Plan, value: Value) -> Value:
 def _scattered(base: Value, plan: Plan, value: Value, combine: Combine, mode: Mode, unique: bool) -> Value:
     """Every element's position in each axis that is not taken whole, then one scatter."""
     rank = base.rank
+    taken = [*plan.dropped, *(axis for axis, _ in plan.arrays)]
     whole = [
         i
         for i, (c, n) in enumerate(zip(plan.cuts, base.shape, strict=True))
-        if c.start == 0 and c.length == n and c.step == 1 and not c.back and i not in [axis for axis, _ in plan.arrays]
+        if c.start == 0 and c.length == n and c.step == 1 and not c.back and i not in taken
     ]
     axes = tuple(i for i in range(rank) if i not in whole)
     if not axes:

@@ -159,7 +159,9 @@ def split(state: State, arguments: Mapping[str, Any]) -> tuple[Key, list[Any], l
 
 
 def _is_static(value: Any) -> bool:
-    return isinstance(value, _STATIC) or (callable(value) and not hasattr(value, "__array__") and not tree.is_node(value))
+    return isinstance(value, _STATIC) or (
+        callable(value) and not hasattr(value, "__array__") and not tree.is_node(value)
+    )
 
 
 def _hashable(state: State, name: str, value: Any) -> Hashable:
@@ -206,10 +208,11 @@ def leaf_spec(leaf: Any, path: str, function: str) -> LeafSpec:
     if hasattr(leaf, "__dlpack__") or hasattr(leaf, "__array_interface__") or hasattr(leaf, "__array__"):
         array = as_numpy(leaf)
         return LeafSpec("array", TensorType(array.shape, of(array.dtype)), path)
+    root = path.split("[")[0].split(".")[0]
     raise TypeMismatch(
         f"{function}: {path} is a {kind.__name__}, which is neither a number, an array nor a container of them",
         code="TD0622",
-        edit=f"make it static: td.jit(static_argnames={path.split('[')[0].split('.')[0]!r}), or register its type with td.tree.register",
+        edit=f"make it static: td.jit(static_argnames={root!r}), or register its type with td.tree.register",
     )
 
 
@@ -273,7 +276,9 @@ def trace(state: State, arguments: Mapping[str, Any]) -> Traced:
 
     def rebuild(tracers: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         values = {**state.bound, **statics, **key.structure.unflatten(tracers)}
-        call = inspect.BoundArguments(state.signature, OrderedDict((n, values[n]) for n in state.signature.parameters if n in values))
+        call = inspect.BoundArguments(
+            state.signature, OrderedDict((n, values[n]) for n in state.signature.parameters if n in values)
+        )
         return call.args, call.kwargs
 
     graph = trace_to_graph(state.fn, list(specs), rebuild, state.name, declared_dims(state, specs))
@@ -392,7 +397,8 @@ class Function(Dispatched):
         return self.state.n_compiles
 
     def explain(self) -> str:
-        """Why it was compiled as often as it was, what was captured, and what the compiler decided, for each signature."""
+        """Why it was compiled as often as it was, what was captured, and what the compiler decided, for each
+        signature."""
         from .explain import explain
 
         return explain(self.state)
@@ -509,9 +515,7 @@ def jit(fn: Callable[..., Any] | None = None, **keywords: Any) -> Any:
     name = str(getattr(fn, "__name__", type(fn).__name__))
 
     def named(*options: str) -> tuple[str, ...]:
-        return tuple(
-            found for option in options for found in names_of(signature, keywords.get(option), option, name)
-        )
+        return tuple(found for option in options for found in names_of(signature, keywords.get(option), option, name))
 
     settings = Settings(
         static=named("static_argnums", "static_argnames"),

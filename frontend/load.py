@@ -46,11 +46,11 @@ class Loaded:
                 f"{', '.join(kwargs) or 'none'} by name were given",
                 code="TD0620",
             )
-        leaves, structure = tree.flatten({name: given[name] for name in self.names})
-        if structure.leaves != self.arguments.leaves:
-            raise TypeMismatch(
-                f"{self.name} takes the structure {self.arguments}, these arguments are {structure}", code="TD0642"
-            )
+        leaves = [
+            leaf
+            for name, structure in zip(self.names, self.arguments.children, strict=True)
+            for leaf in structure.leaves_of(given[name], name)
+        ]
         outs = tree.leaves(out, lambda x: x is None) if out is not None else None
         try:
             return self.results.unflatten(self._executable(leaves, outs, threads))

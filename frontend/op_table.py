@@ -37,7 +37,10 @@ def rules(cls: type[Value]) -> list[tuple[str, str, str]]:
 
 
 def family(cls: type[Value]) -> str:
-    return next((b.__name__ for b in cls.__mro__[1:] if b.__module__.endswith("families")), "Elementwise" if issubclass(cls, Elementwise) else "Value")
+    return next(
+        (b.__name__ for b in cls.__mro__[1:] if b.__module__.endswith("families")),
+        "Elementwise" if issubclass(cls, Elementwise) else "Value",
+    )
 
 
 def overview() -> str:
@@ -54,7 +57,9 @@ def describe(name: str) -> str:
     if cls is None:
         error: InvalidValue = unknown_name("op", name, list(OPS))
         raise error
-    fields = ", ".join(f"{f.name}: {f.annotation}" + ("" if repr(f.default) == "MISSING" else f" = {f.default!r}") for f in cls.schema)
+    fields = ", ".join(
+        f"{f.name}: {f.annotation}" + ("" if repr(f.default) == "MISSING" else f" = {f.default!r}") for f in cls.schema
+    )
     lines = [f"{name}({fields})", f"  {place(cls)}", "", inspect.cleandoc(cls.__doc__ or ""), ""]
     lines += [f"  {rule:<10} {own:<18} {where}" for rule, own, where in rules(cls)]
     return "\n".join(lines)

@@ -1,8 +1,8 @@
 """Optimizers as pairs of functions: `treadle.optim`.
 
-An optimizer is `init(params) -> state` and `update(grads, state, params) -> (params, state)`, written in plain NumPy over
-trees, so that under `td.jit(donate_argnames=("params", "state"))` each update is one fused loop over the buffers it
-replaces. The formulas and the order of operations are those of torch.optim, whose results they equal step for step.
+An optimizer is `init(params) -> state` and `update(grads, state, params) -> (params, state)`, written in plain NumPy
+over trees, so that under `td.jit(donate_argnames=("params", "state"))` each update is one fused loop over the buffers
+it replaces. The formulas and the order of operations are those of torch.optim, whose results they equal step for step.
 Adding one is a matter of a rule for one array, see `_optimizer`.
 """
 
@@ -20,8 +20,8 @@ Schedule = Callable[[Any], Any]
 
 
 class Optimizer(NamedTuple):
-    """`init(params) -> state`; `update(grads, state, params) -> (new params, new state)`. A state holds `step`, an int32
-    scalar array that counts updates, and one tree like `params` per moment."""
+    """`init(params) -> state`; `update(grads, state, params) -> (new params, new state)`. A state holds `step`, an
+    int32 scalar array that counts updates, and one tree like `params` per moment."""
 
     init: Callable[[Any], dict[str, Any]]
     update: Callable[[Any, dict[str, Any], Any], tuple[Any, dict[str, Any]]]
@@ -66,7 +66,9 @@ def sgd(
 ) -> Optimizer:
     """Stochastic gradient descent, with momentum or Nesterov's (Sutskever et al. 2013, in torch's form)."""
     if nesterov and momentum <= 0:
-        raise InvalidValue("nesterov needs a momentum above 0", code="TD0720", edit="sgd(rate, momentum=0.9, nesterov=True)")
+        raise InvalidValue(
+            "nesterov needs a momentum above 0", code="TD0720", edit="sgd(rate, momentum=0.9, nesterov=True)"
+        )
 
     def plain(g: Any, p: Any, now: Any, count: Any) -> tuple[Any, ...]:
         g = g + weight_decay * p if weight_decay else g

@@ -29,7 +29,9 @@ class Options:
 
     num_threads: int = field(default=0, metadata={"doc": "threads of the pool; 0: affinity and cgroup quota decide"})
     debug: int = field(default=0, metadata={"doc": "1 timings, 2 kernels, 4 code, on standard error"})
-    check: bool = field(default=False, metadata={"doc": "verify and evaluate after every pass; detect changed captures"})
+    check: bool = field(
+        default=False, metadata={"doc": "verify and evaluate after every pass; detect changed captures"}
+    )
     cache: bool = field(default=True, metadata={"doc": "keep compiled objects on disk"})
     cache_dir: str = field(default_factory=_default_cache, metadata={"doc": "where compiled objects are kept"})
     cache_limit: int = field(default=1 << 30, metadata={"doc": "bytes of compiled objects kept on disk"})
@@ -122,7 +124,9 @@ class Config:
         return [*_fields(), "current", "set"]
 
     def __repr__(self) -> str:
-        return "\n".join(f"{f.name} = {getattr(self.current, f.name)!r}  # {f.metadata['doc']}" for f in dataclasses.fields(Options))
+        return "\n".join(
+            f"{f.name} = {getattr(self.current, f.name)!r}  # {f.metadata['doc']}" for f in dataclasses.fields(Options)
+        )
 
 
 class _Restore:

@@ -34,8 +34,8 @@ _BITS = {8: u8, 16: u16, 32: u32, 64: u64}
 
 
 def _anywhere(build: Callable[..., Value]) -> Callable[..., Any]:
-    """Make `build`, which takes values and gives one, callable on arrays, inside a trace and outside of one (there it is
-    traced and evaluated by NumPy)."""
+    """Make `build`, which takes values and gives one, callable on arrays, inside a trace and outside of one (there it
+    is traced and evaluated by NumPy)."""
 
     @functools.wraps(build)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -108,7 +108,8 @@ def bits(key: Any, shape: Sequence[int] = (), dtype: Any = "uint32") -> Value:
 
 
 def _unit(key: Value, shape: Shape, dtype: DType) -> Value:
-    """Uniform in [0, 1): the mantissa's bits behind the exponent of 1, less 1. Half floats are rounded from f32, down."""
+    """Uniform in [0, 1): the mantissa's bits behind the exponent of 1, less 1. Half floats are rounded from f32,
+    down."""
     wide = f64 if dtype is f64 else f32
     word, mantissa, one = (u64, 52, 0x3FF << 52) if wide is f64 else (u32, 23, 0x7F << 23)
     drawn = RandomBits(key, shape, word)

@@ -21,7 +21,7 @@ _FRESH = 623  # the position of a Mersenne twister just seeded by the system, fr
 def snapshot() -> State | None:
     """The state of NumPy's global generator; None while `numpy.random` is not even loaded."""
     module = sys.modules.get("numpy.random")
-    return None if module is None else module.get_state(legacy=False)
+    return None if module is None else module.get_state(False)
 
 
 def changed(before: State | None) -> bool:
@@ -51,14 +51,14 @@ def locate(run: Callable[[], object], before: State | None) -> Location | None:
     module = sys.modules["numpy.random"]
     if before is not None:
         module.set_state(before)
-    start: State = module.get_state(legacy=False)
+    start: State = module.get_state(False)
     last: list[Location] = []
     found: list[Location] = []
 
     def watch(frame: FrameType, event: str, argument: Any) -> Any:
         if is_internal(frame.f_code.co_filename) or frame.f_code.co_filename.startswith("<frozen"):
             return None
-        if not found and last and not _same(start, module.get_state(legacy=False)):
+        if not found and last and not _same(start, module.get_state(False)):
             found.append(last[0])
         # After a return the caller's line goes on.
         current = frame.f_back if event == "return" and frame.f_back is not None else frame

@@ -8,7 +8,7 @@ uses of these becomes a parameter of its graph, and is handed back as the list o
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..ir import location as ir_location
-from ..ir.dims import DimName
+from ..ir.dims import NOTHING, DimName
 from ..ir.errors import TreadleError, TypeMismatch
 from ..ir.graph import Graph
 from ..ir.location import Location, Origin
@@ -74,10 +74,11 @@ def _same_bytes(a: Array, b: Array) -> bool:
 class Session:
     """What an outermost trace shares with those inside it."""
 
-    __slots__ = ("captured", "constants", "sequence")
+    __slots__ = ("captured", "constants", "dims", "sequence")
 
     def __init__(self) -> None:
         self.sequence = 0
+        self.dims: dict[str, DimName] = {}
         self.constants: dict[int, tuple[Array, Constant]] = {}
         self.captured: list[Captured] = []
 
@@ -162,6 +163,12 @@ class operation:
                 error.location = ir_location.current_origin().location
             self.trace.busy = False
             ir_location._current.reset(self.token)
+
+
+def promises() -> Mapping[str, DimName]:
+    """What is promised of the symbolic sizes of the running trace."""
+    trace = _current.get()
+    return NOTHING if trace is None else trace.session.dims
 
 
 def here() -> Location | None:

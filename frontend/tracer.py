@@ -679,6 +679,7 @@ def _trace(
     begin = _definition(fn)
     name = name if name.isidentifier() else "function"  # a lambda's name is none in texts
     with Trace(name) as trace:
+        trace.session.dims.update((dim.name, dim) for dim in dims)
         with at(Origin(begin, trace.session.sequence)):
             trace.params = tuple(Parameter(spec.path, spec.type) for spec in specs)
         tracers = [Tracer(p, trace, spec.weak) for p, spec in zip(trace.params, specs, strict=True)]

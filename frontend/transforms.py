@@ -95,7 +95,8 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 
 
 def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any:
-    """(value, tangent) of `fun` at `primals` along `tangents`, which have their structure, shapes and dtypes (TD0703)."""
+    """(value, tangent) of `fun` at `primals` along `tangents`, which have their structure, shapes and dtypes
+    (TD0703)."""
 
     def inside(args: Any, dots: Any) -> Any:
         point = Point(fun, tuple(args), {}, list(range(len(args))), name_of(fun))
@@ -212,9 +213,7 @@ class Point:
         return structure.unflatten(leaves[start : start + structure.leaves])
 
 
-def _matching(
-    given: Any, structure: TreeDef, like: Sequence[Value], what: str, name: str
-) -> list[Value]:
+def _matching(given: Any, structure: TreeDef, like: Sequence[Value], what: str, name: str) -> list[Value]:
     """The leaves of a tangent or cotangent, checked against what they belong to: TD0703."""
     leaves, found = tree.flatten(given)
     if found.leaves != structure.leaves or found != structure:
@@ -224,7 +223,12 @@ def _matching(
     values = []
     for leaf, other, path in zip(leaves, like, structure.paths(what), strict=True):
         value = unwrap(lift_array(leaf))
-        if value.rank == 0 and value.shape == other.shape and value.dtype is not other.dtype and not hasattr(leaf, "dtype"):
+        if (
+            value.rank == 0
+            and value.shape == other.shape
+            and value.dtype is not other.dtype
+            and not hasattr(leaf, "dtype")
+        ):
             value = lift(leaf, other)
         if value.type != other.type:
             raise TypeMismatch(
@@ -466,5 +470,7 @@ def transformed(
 
 def _position(number: int, count: int, name: str) -> int:
     if not -count <= number < count:
-        raise InvalidValue(f"{name}: there is no argument number {number}, {count} were given", code="TD0705", location=here())
+        raise InvalidValue(
+            f"{name}: there is no argument number {number}, {count} were given", code="TD0705", location=here()
+        )
     return number % count

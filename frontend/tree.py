@@ -38,6 +38,17 @@ class TreeDef:
             raise InvalidValue(f"the structure has {self.leaves} leaves, {len(given)} were given", code="TD0610")
         return _build(self, iter(given))
 
+    def leaves_of(self, tree: Any, root: str = "") -> list[Any]:
+        """The leaves of `tree` in the order of this structure, which was read back from JSON: where it has a dict, a
+        dataclass with these fields serves too. TD0612 names the first place where they differ."""
+        if self.kind == "leaf":
+            return [tree]
+        given = _children(tree)
+        if not is_node(tree) or given.keys() != dict.fromkeys(self.keys).keys():
+            raise TypeMismatch(f"{root} has the structure {structure(tree)}, not {self}", code="TD0612")
+        steps = zip(_steps(self), self.keys, self.children, strict=True)
+        return [leaf for step, key, child in steps for leaf in child.leaves_of(given[key], root + step)]
+
     def paths(self, root: str = "") -> list[str]:
         """Where each leaf stands, spelt as Python spells it after `root`."""
         if self.kind == "leaf":
@@ -53,7 +64,7 @@ class TreeDef:
         children = [child.to_json() for child in self.children]
         if self.kind in ("list", "tuple"):
             return {self.kind: children}
-        if isinstance(self.kind, type) and issubclass(self.kind, tuple):
+        if self.kind in _registered or (isinstance(self.kind, type) and issubclass(self.kind, tuple)):
             return {"tuple": children}
         return {"dict": [[str(key), child] for key, child in zip(self.keys, children, strict=True)]}
 
@@ -123,6 +134,20 @@ def _flatten(tree: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None
         return TreeDef(kind, names, tuple(_flatten(getattr(tree, name), leaves, is_leaf) for name in names))
     leaves.append(tree)
     return LEAF
+
+
+def _children(tree: Any) -> dict[Any, Any]:
+    """The children of a container by the keys that its structure has once it was written as JSON."""
+    kind = type(tree)
+    if kind is dict:
+        return {str(key): child for key, child in tree.items()}
+    if isinstance(tree, list | tuple):
+        return dict(enumerate(tree))
+    if kind in _registered:
+        return dict(enumerate(_registered[kind][0](tree)[0]))
+    if dataclasses.is_dataclass(kind):
+        return {field.name: getattr(tree, field.name) for field in dataclasses.fields(kind) if field.init}
+    return {}
 
 
 def is_node(value: Any) -> bool:

@@ -201,6 +201,7 @@ class SymbolicDim:
 
 Dim: TypeAlias = int | SymbolicDim
 
+
 def _unknown(dim: SymbolicDim, wanted: str, edit: str) -> TypeMismatch:
     message = f"the size {dim} is not known while tracing and was asked for as {wanted}"
     return TypeMismatch(message, code="TD0201", edit=edit)

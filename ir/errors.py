@@ -1,7 +1,8 @@
 """The error classes, and how a message is laid out.
 
 Every error of ours derives from `TreadleError` and from the builtin a Python user expects, carries a stable code,
-and shows the user's line. The message is data until it is printed: what was asked, what was found, whose line, one edit.
+and shows the user's line. The message is data until it is printed: what was asked, what was found, whose line, one
+edit.
 """
 
 from __future__ import annotations

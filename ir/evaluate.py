@@ -49,7 +49,8 @@ def solve_dims(graph: Graph, arrays: Sequence[Array], sizes: dict[str, int]) -> 
     for param, array in zip(graph.params, arrays, strict=True):
         if array.ndim != param.rank:
             raise ShapeMismatch(
-                f"{graph.name}: {param.label} is {param.given}, an array of shape {array.shape} was given", code="TD0102"
+                f"{graph.name}: {param.label} is {param.given}, an array of shape {array.shape} was given",
+                code="TD0102",
             )
         for dim, size in zip(param.shape, array.shape, strict=True):
             if isinstance(dim, SymbolicDim) and str(dim).isidentifier():

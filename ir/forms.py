@@ -16,7 +16,6 @@ from .ops.families import Composite
 from .types import TensorType
 from .value import After, Constant, DimSize, Full, Get, Parameter, Value
 
-
 Keeps = Callable[[Value], bool]  # whether the target has a kernel for a composite as it stands
 
 
@@ -68,7 +67,8 @@ def _composites(graph: Graph, keeps: Keeps) -> Iterator[tuple[Value, str]]:
 
 
 def _ungrouped(graph: Graph, keeps: Keeps) -> Iterator[tuple[Value, str]]:
-    """A grouped graph computes only by groups and control flow; the rest are leaves, reads of tuples and order marks."""
+    """A grouped graph computes only by groups and control flow; the rest are leaves, reads of tuples and order
+    marks."""
     allowed = (Call, Constant, Full, DimSize, Get, Parameter, After)
     for value in graph.order:
         if not isinstance(value, allowed) and not value.bodies:

@@ -11,6 +11,7 @@ import linecache
 from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Origin:
     sequence: int = 0
 
 
-_current: ContextVar[Origin] = ContextVar("origin", default=Origin())
+NOWHERE: Final = Origin()
+_current: ContextVar[Origin] = ContextVar("origin", default=NOWHERE)
 current_origin = _current.get
 
 

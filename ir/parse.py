@@ -35,7 +35,8 @@ _GRAPH_NAME = re.compile(r"[^\s(]+")
 
 
 def parse_graph(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
-    """The graph of a text. `constants` supplies, by hash, data the text only names. Raises ParseError (TD0260 to TD0269)."""
+    """The graph of a text. `constants` supplies, by hash, data the text only names. Raises ParseError (TD0260 to
+    TD0269)."""
     reader = Reader(text, constants)
     graph = reader.graph(nested=False)
     reader.skip()
@@ -97,7 +98,9 @@ class Reader:
         if not self.text.startswith(word, self.position):
             return False
         after = self.position + len(word)
-        return not (word[-1].isalnum() and after < len(self.text) and (self.text[after].isalnum() or self.text[after] == "_"))
+        return not (
+            word[-1].isalnum() and after < len(self.text) and (self.text[after].isalnum() or self.text[after] == "_")
+        )
 
     def accept(self, word: str) -> bool:
         if self.peek(word):
@@ -353,7 +356,9 @@ class Reader:
         if isinstance(literal, str):
             if literal not in self.constants:
                 self.position = start
-                self.fail(f"the data of constant #{literal}: print the text with data=True or pass constants=", code="TD0269")
+                self.fail(
+                    f"the data of constant #{literal}: print the text with data=True or pass constants=", code="TD0269"
+                )
             return Constant(self.constants[literal])
         shape = tuple(int(str(n)) for n in declared.shape)
         return Constant(np.array(literal, dtype=declared.dtype.numpy).reshape(shape))
@@ -372,7 +377,8 @@ class Reader:
         return int(text) if re.fullmatch(r"[-+]?\d+", text) else float(text)
 
     def at_tuple(self) -> bool:
-        """Whether the bracket here holds items, as in `(4,)` and `()`, and does not begin a size like `(H + 1) // 2`."""
+        """Whether the bracket here holds items, as in `(4,)` and `()`, and does not begin a size like `(H + 1) //
+        2`."""
         depth = 0
         for i in range(self.position, len(self.text)):
             c = self.text[i]

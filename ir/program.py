@@ -93,8 +93,8 @@ Statement = Call | Copy | Loop | While | Switch
 @dataclass(frozen=True, slots=True)
 class KernelDef:
     """What a kernel computes. `updates` pairs (result, parameter): that result is written over that operand's
-    memory. `work` are arrays that the kernel is given as scratch, after its results; they mean nothing before and after.
-    """
+    memory. `work` are arrays that the kernel is given as scratch, after its results; they mean nothing before and
+    after."""
 
     name: str
     graph: Graph

@@ -2,7 +2,7 @@
 
 Every buffer is an array of bytes, every slot a range of one; kernels are evaluated by the reference on their graphs,
 and their results stored where the program says. So what the planner laid over each other really overlaps here.
-Results and the arena begin as poison: bytes that are NaN as floats and far from anything as integers. """
+Results and the arena begin as poison: bytes that are NaN as floats and far from anything as integers."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ State = tuple[Expr, ...]
 
 @dataclass(frozen=True, slots=True)
 class Axis:
-    """`scan` axes appear in the result like parallel ones; the element there combines the prefix up to and including it."""
+    """`scan` axes appear in the result like parallel ones; the element there combines the prefix up to and including
+    it."""
 
     name: str
     extent: Dim
@@ -68,9 +69,9 @@ class Monoid:
 
 @dataclass(frozen=True, slots=True)
 class Structure:
-    """`body` is a tuple of scalars over `element(i, dtype)` (the value of read i) and `Index` of axis names; more than one
-    scalar only where the monoid takes more. Without `combine` there is one scalar and no reduce axis. Where `fault`, a
-    scalar of the same kind, is true, the call fails at that element (`Value.failure` says with what)."""
+    """`body` is a tuple of scalars over `element(i, dtype)` (the value of read i) and `Index` of axis names; more than
+    one scalar only where the monoid takes more. Without `combine` there is one scalar and no reduce axis. Where
+    `fault`, a scalar of the same kind, is true, the call fails at that element (`Value.failure` says with what)."""
 
     axes: tuple[Axis, ...]
     reads: tuple[Read, ...]
@@ -201,7 +202,9 @@ def recurrence_monoid(dtype: DType) -> Monoid:
     def step(state: State, x: State) -> State:
         return merge(state, (_as(x[0], kept), _as(x[1], kept)))
 
-    return Monoid("recurrence", (Const(one(kept), kept), Const(zero(kept), kept)), step, merge, lambda a: _as(a[1], dtype))
+    return Monoid(
+        "recurrence", (Const(one(kept), kept), Const(zero(kept), kept)), step, merge, lambda a: _as(a[1], dtype)
+    )
 
 
 def logsumexp_monoid(dtype: DType) -> Monoid:

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from .dims import DimName, SymbolicDim, show as show_dim
+from .dims import DimName, SymbolicDim
+from .dims import show as show_dim
 from .dtypes import DType
 from .graph import Graph
 from .types import TensorType

@@ -83,7 +83,7 @@ class Value:
         cls.name = name or snake(cls.__name__)
         own = [
             Field(field, _KINDS.get(annotation, "attribute"), annotation, cls.__dict__.get(field, MISSING))
-            for field, annotation in cls.__dict__.get("__annotations__", {}).items()
+            for field, annotation in cls.__annotations__.items()
             if not annotation.startswith("ClassVar")
         ]
         inherited = [field for field in cls.schema if field.name not in {f.name for f in own}]
@@ -118,9 +118,7 @@ class Value:
         raise TypeError("a Value has no truth value; compare with `is`")
 
     def __repr__(self) -> str:
-        shown = ", ".join(
-            f"{f.name}={getattr(self, f.name)!r}" for f in self.schema if f.kind == "attribute"
-        )
+        shown = ", ".join(f"{f.name}={getattr(self, f.name)!r}" for f in self.schema if f.kind == "attribute")
         return f"<{self.name}{' ' + shown if shown else ''} : {self.type}>"
 
     # What an op means. Families supply most of these; see the table in architecture, part 5.
@@ -416,18 +414,14 @@ class Elementwise(Value):
             )
         for other in rest:
             if other.dtype is not first.dtype:
-                raise self.refuse(
-                    f"dtypes differ: {first.dtype} and {other.dtype}", code="TD0115", error=TypeMismatch
-                )
+                raise self.refuse(f"dtypes differ: {first.dtype} and {other.dtype}", code="TD0115", error=TypeMismatch)
 
     def result(self) -> Type:
         first, *rest = self.operands
         self.check_operands()
         for other in rest:
             if other.shape != first.shape:
-                raise self.refuse(
-                    f"shapes differ: {first.type} and {other.type}", code="TD0116", error=ShapeMismatch
-                )
+                raise self.refuse(f"shapes differ: {first.type} and {other.type}", code="TD0116", error=ShapeMismatch)
         return TensorType(first.shape, self.result_dtype())
 
     def scalar(self, *x: Expr) -> Expr:
@@ -564,4 +558,3 @@ class Ge(Comparison):
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.greater_equal(x, y)
-

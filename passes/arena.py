@@ -6,7 +6,7 @@ gap or the first one), and the plan with the lowest top is kept; the least any p
 live at once, is known, so the search ends where it is met. See Pisarchyk and Lee, "Efficient Memory Management for
 Deep Neural Net Inference", arXiv 2001.03288. Sizes over names share a place where the order of the ends can be proven
 for all values of the names; elsewhere they stand above everything that is live with them. This knows nothing of
-graphs. """
+graphs."""
 
 from __future__ import annotations
 
@@ -240,8 +240,8 @@ class _Provable:
 
 
 def provably_at_most(a: Dim, b: Dim, known: Known, split: tuple[str, ...] | None = None) -> bool:
-    """`known_le`, with the least value of a name or two looked at by itself: what is rounded up to lines is small beside
-    256*B only where B is not 0, and where it is, both are."""
+    """`known_le`, with the least value of a name or two looked at by itself: what is rounded up to lines is small
+    beside 256*B only where B is not 0, and where it is, both are."""
     if known_le(a, b, known):
         return True
     if split is None:

@@ -1,10 +1,10 @@
 """Derivatives of graphs: push tangents forward, pull cotangents back.
 
-One rule per op serves both directions. `push` walks forward and gives tangents; `pull` pushes seeds that stand for unknown
-tangents, keeps what depends on them (it is linear in them, and reads the original values as residuals), and walks that
-part back by the ops' transposes. Both build values beside the ones they differentiate, so they compose with themselves
-and with batching. Cotangents of parts (slices, gathers) are added into one array, never spread into zeros and summed.
-Integers and bools carry no tangents; None stands for a zero tangent throughout.
+One rule per op serves both directions. `push` walks forward and gives tangents; `pull` pushes seeds that stand for
+unknown tangents, keeps what depends on them (it is linear in them, and reads the original values as residuals), and
+walks that part back by the ops' transposes. Both build values beside the ones they differentiate, so they compose with
+themselves and with batching. Cotangents of parts (slices, gathers) are added into one array, never spread into zeros
+and summed. Integers and bools carry no tangents; None stands for a zero tangent throughout.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from ..ir.location import at
 from ..ir.ops.families import Composite, Control, Op, Tangent
 from ..ir.types import TensorType
 from ..ir.value import Elementwise, Get, Parameter, Value, lift
+
 
 def differentiable(value: Value) -> bool:
     """Whether a value can carry a tangent: inexact numbers."""
@@ -112,9 +113,7 @@ def zeros_like(value: Value) -> Value:
     return lift(0, value)
 
 
-def pull(
-    results: Sequence[Value], cotangents: Sequence[Value | None], wanted: Sequence[Value]
-) -> list[Value | None]:
+def pull(results: Sequence[Value], cotangents: Sequence[Value | None], wanted: Sequence[Value]) -> list[Value | None]:
     """The cotangents of `wanted` from those of `results`; None where nothing depends on it."""
     seeds = {id(w): Parameter(f"t{i}", w.tensor) for i, w in enumerate(wanted) if differentiable(w)}
     tangents = push(results, seeds)
@@ -210,8 +209,8 @@ def jvp(graph: Graph, moving: Sequence[bool]) -> Graph:
 
 
 def vjp(graph: Graph, moving: Sequence[bool]) -> Graph:
-    """`graph` and its cotangents: parameters, then a cotangent for each differentiable result; results, then a cotangent
-    for each moving parameter (zeros where nothing depends on it)."""
+    """`graph` and its cotangents: parameters, then a cotangent for each differentiable result; results, then a
+    cotangent for each moving parameter (zeros where nothing depends on it)."""
     carrying = [r for r in graph.results if differentiable(r)]
     bars = [Parameter(f"bar{i}", r.tensor) for i, r in enumerate(carrying)]
     wanted = [p for p, moves in zip(graph.params, moving, strict=True) if moves]

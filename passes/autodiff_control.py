@@ -1,10 +1,10 @@
 """Derivatives of ops with closed bodies: call, switch, while, scan.
 
 A scan is split. The known part runs forward and stacks what the linear part reads of each step (its residuals: what is
-cheap to compute again from a stacked carry or input is computed again instead). The linear part is a scan of its own over
-those stacks, and its transpose is that scan run backwards. The known part repeats the original scan with more outputs;
-`cleanup` merges the two. Switches compute their branches' known part again in the derivative branch. `while` has a
-tangent, carried beside the values, but no transpose: how often it ran is not known before it has.
+cheap to compute again from a stacked carry or input is computed again instead). The linear part is a scan of its own
+over those stacks, and its transpose is that scan run backwards. The known part repeats the original scan with more
+outputs; `cleanup` merges the two. Switches compute their branches' known part again in the derivative branch. `while`
+has a tangent, carried beside the values, but no transpose: how often it ran is not known before it has.
 """
 
 from __future__ import annotations
@@ -361,4 +361,3 @@ def _scan_transpose(
     for place, i in enumerate(linear_xs):
         out[n + count + i] = Get(made, count + k + place)
     return tuple(out)
-

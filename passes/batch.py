@@ -38,10 +38,9 @@ def repeat(value: Value, size: Dim) -> Value:
     return Broadcast(value, (size, *value.shape), tuple(range(1, value.rank + 1)))
 
 
-def spread(
-    results: Sequence[Value], given: Mapping[int, Value], size: Dim
-) -> list[tuple[Value, bool]]:
-    """`results` with the values of `given` (by id) replaced by ones with a new leading axis; each with whether it has it."""
+def spread(results: Sequence[Value], given: Mapping[int, Value], size: Dim) -> list[tuple[Value, bool]]:
+    """`results` with the values of `given` (by id) replaced by ones with a new leading axis; each with whether it has
+    it."""
     table: dict[int, Value | tuple[Value, ...]] = dict(given)
 
     def one(value: Value) -> Value:
@@ -86,9 +85,7 @@ def batch(graph: Graph, batched: Sequence[bool], size: Dim) -> tuple[Graph, tupl
 def batch_all(graph: Graph, batched: Sequence[bool], size: Dim, wanted: Sequence[bool]) -> Graph:
     """As `batch`, with the results marked in `wanted` repeated where they do not have the axis by themselves."""
     made, flags = batch(graph, batched, size)
-    results = [
-        repeat(r, size) if w and not f else r for r, f, w in zip(made.results, flags, wanted, strict=True)
-    ]
+    results = [repeat(r, size) if w and not f else r for r, f, w in zip(made.results, flags, wanted, strict=True)]
     return made.with_results(results)
 
 
@@ -154,7 +151,9 @@ def _along(flag: Value, like: Value) -> Value:
     return flag if flag.shape == like.shape else Broadcast(flag, like.shape, (0,))
 
 
-def _carry_flags(body: Graph, before: Sequence[bool], carry: Sequence[bool], after: Sequence[bool], size: Dim) -> list[bool]:
+def _carry_flags(
+    body: Graph, before: Sequence[bool], carry: Sequence[bool], after: Sequence[bool], size: Dim
+) -> list[bool]:
     """Which carries are batched: a fixpoint from those that start so."""
     flags = list(carry)
     while True:
@@ -174,16 +173,12 @@ def _while(op: While, operands: tuple[Value, ...], mask: tuple[bool, ...], size:
         flags = [True] * len(flags)
     condition, (varies,) = batch(op.condition, (*mask[:n], *flags), size)
     body = batch_all(op.body, (*mask[:n], *flags), size, flags)
-    carry = tuple(
-        v if m or not f else repeat(v, size) for v, m, f in zip(operands[n:], mask[n:], flags, strict=True)
-    )
+    carry = tuple(v if m or not f else repeat(v, size) for v, m, f in zip(operands[n:], mask[n:], flags, strict=True))
     if varies:
         running = condition.results[0]
         params = body.params
         going = inline(condition, params)[0]
-        held = [
-            Select(_along(going, new), new, old) for new, old in zip(body.results, params[n:], strict=True)
-        ]
+        held = [Select(_along(going, new), new, old) for new, old in zip(body.results, params[n:], strict=True)]
         body = Graph(body.name, params, tuple(held), body.dims)
         condition = condition.with_results([AnyOf(running, (0,))])
         assert running.dtype is bool_
@@ -197,9 +192,7 @@ def _scan(op: Scan, operands: tuple[Value, ...], mask: tuple[bool, ...], size: D
     inner_mask = (*number, *mask[:n], *flags, *mask[m:])
     _, found = batch(op.body, inner_mask, size)
     body = batch_all(op.body, inner_mask, size, (*flags, *found[len(flags) :]))
-    carry = tuple(
-        v if b or not f else repeat(v, size) for v, b, f in zip(operands[n:m], mask[n:m], flags, strict=True)
-    )
+    carry = tuple(v if b or not f else repeat(v, size) for v, b, f in zip(operands[n:m], mask[n:m], flags, strict=True))
     # The loop's axis stays the first one: a batched input moves its new axis behind it, a batched output before it.
     xs = tuple(_swapped(x) if b else x for x, b in zip(operands[m:], mask[m:], strict=True))
     made = Scan(operands[:n], carry, xs, body, op.length, op.reverse, op.counted)

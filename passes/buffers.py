@@ -39,6 +39,7 @@ from ..ir.program import (
     Switch,
     While,
 )
+from ..ir.program_check import check
 from ..ir.text import digest
 from ..ir.types import TensorType
 from ..ir.value import After, Array, Constant, DimSize, Get, Value, with_origin
@@ -47,6 +48,7 @@ from .manager import Context, Kernels, Remark
 from .order import sequences, typical
 from .promises import promises_of
 from .reuse import join_of, overwritable, sizes_in, updates_of, view_of
+from .validate import validate
 
 FOREVER = 1 << 60
 
@@ -403,9 +405,7 @@ class Builder:
         taken = dict(donated)
         moves = []
         for i, result in enumerate(results):
-            storage = (
-                inputs[taken[i]].content.storage if i in taken else self.storage(result.type.bytes, ("out", i))
-            )
+            storage = inputs[taken[i]].content.storage if i in taken else self.storage(result.type.bytes, ("out", i))
             out = Tensor(result.type, self.content(storage, self.now + 1, self.now + 1))
             moves.append(self.move(result, out, mark=True))
         steps.append(Moves(moves, self.now))
@@ -503,9 +503,7 @@ class Joiner:
         b.contents = []
         return True
 
-    def clash(
-        self, mine: Content, other: Content, a: Storage, b: Storage, shift: Dim, move: Move | None
-    ) -> bool:
+    def clash(self, mine: Content, other: Content, a: Storage, b: Storage, shift: Dim, move: Move | None) -> bool:
         """Whether a content of `a` and one of `b`, shifted, need the same byte at the same moment."""
         if mine.last < other.first or other.last < mine.first:
             return False
@@ -676,9 +674,7 @@ class Writer:
     def same_place(self, a: Tensor, b: Tensor) -> bool:
         return a.content.storage is b.content.storage and a.at == b.at
 
-    def kernel(
-        self, body: Graph, updates: tuple[tuple[int, int], ...], work: tuple[TensorType, ...]
-    ) -> KernelDef:
+    def kernel(self, body: Graph, updates: tuple[tuple[int, int], ...], work: tuple[TensorType, ...]) -> KernelDef:
         used = dict.fromkeys(name for value in everywhere(body) for name in sizes_in(value))
         dims = tuple(dim for name, dim in self.dims.items() if name in used)
         own = Graph(body.name, body.params, body.results, dims)
@@ -706,7 +702,11 @@ def to_program(
             if evaluate(plain.arena_bytes, sizes) <= evaluate(best.arena_bytes, sizes):
                 best = plain
         cx.remarks[said:] = best.remarks
-        return write(graph, best, donated)
+        program, constants = write(graph, best, donated)
+        if cx.check:
+            check(program)
+            validate(graph, program)
+        return program, constants
     finally:
         cx.running = before
 
@@ -729,4 +729,3 @@ def write(graph: Graph, plan: Planned, donated: Sequence[tuple[int, int]]) -> tu
         promises_of(graph),
     )
     return program, tuple(constant.data for constant, _ in builder.constants.values())
-

@@ -218,9 +218,7 @@ def _switch(op: Switch, wanted: Sequence[int]) -> Plan:
     if not chosen:
         return Plan(None, (), results)
     left = tuple(_restricted(branch, kept, chosen) for branch in branches)
-    return Plan(
-        Switch(op.selector, tuple(op.args[i] for i in kept), left), (0, *(1 + i for i in kept)), results
-    )
+    return Plan(Switch(op.selector, tuple(op.args[i] for i in kept), left), (0, *(1 + i for i in kept)), results)
 
 
 def _while(op: While, wanted: Sequence[int]) -> Plan:
@@ -295,9 +293,7 @@ def _scan(op: Scan, wanted: Sequence[int]) -> Plan:
 # Bodies. Results are named by their numbers, sets of parameters are bits.
 
 
-def _with_known(
-    body: Graph, shared: Sequence[tuple[int, Value]], sliced: Sequence[tuple[int, Value]] = ()
-) -> Graph:
+def _with_known(body: Graph, shared: Sequence[tuple[int, Value]], sliced: Sequence[tuple[int, Value]] = ()) -> Graph:
     """The body with one parameter for operands that are one value, and with plain numbers in place of theirs.
 
     Pairs are of a parameter's number and its operand: `shared` operands come in as they are, `sliced` ones alike."""

@@ -30,9 +30,7 @@ class Cost:
     bytes: float = 0.0
 
     def __add__(self, other: Cost) -> Cost:
-        return Cost(
-            self.flops + other.flops, self.transcendentals + other.transcendentals, self.bytes + other.bytes
-        )
+        return Cost(self.flops + other.flops, self.transcendentals + other.transcendentals, self.bytes + other.bytes)
 
     def times(self, n: float) -> Cost:
         return Cost(self.flops * n, self.transcendentals * n, self.bytes * n)

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
 
 from ..ir.dims import Dim, DimName, evaluate, names, product
 from ..ir.forms import GROUPED, everywhere
@@ -28,6 +29,7 @@ from ..ir.ops.control import Group
 from ..ir.ops.families import Contraction, Control, Movement
 from ..ir.ops.movement import Concatenate, Iota
 from ..ir.structure import Structure
+from ..ir.text import INLINE
 from ..ir.types import Shape, TensorType, TupleType
 from ..ir.value import After, Constant, DimSize, Full, Get, Parameter, Value, with_origin
 from .cost import scalar_cost
@@ -39,9 +41,10 @@ from .rewrite import in_bodies
 Kind = Literal["map", "reduction", "contraction", "scan", "loose"]
 Axes: TypeAlias = tuple[tuple[Dim, str], ...]
 
-SMALL = 16  # a constant of at most this many elements is part of the code that reads it
+SMALL = INLINE  # a constant of at most this many elements is part of the code that reads it, and of its text
 SEARCHED = 2000  # groups looked at for a cycle before a value is left alone
 NEIGHBOURS = 16  # readers of one value that are tried as neighbours
+NOWHERE: Final[Mapping[int, None]] = MappingProxyType({})
 DEAR = 1 << 20  # flops that no copy is worth
 
 
@@ -101,7 +104,8 @@ class Unit:
 
 
 class Facts:
-    """What fusion asks of values, computed once. `sizes` are values for the symbolic sizes, by which work is compared."""
+    """What fusion asks of values, computed once. `sizes` are values for the symbolic sizes, by which work is
+    compared."""
 
     def __init__(self, graph: Graph, dims: Sequence[DimName]) -> None:
         self.dims = tuple(dims)
@@ -111,6 +115,10 @@ class Facts:
         self._structures: dict[int, Structure | None] = {}
         self._kinds: dict[int, Kind] = {}
         self._elements: dict[int, int] = {}
+
+    def place(self, value: Value) -> int:
+        """Where a value stands in the graph's order."""
+        return self.position[id(value)]
 
     def structure(self, value: Value) -> Structure | None:
         if id(value) not in self._structures:
@@ -176,7 +184,7 @@ class Fuser:
         cx: Context,
         options: FuseOptions,
         caution: int = 0,
-        elsewhere: frozenset[int] = frozenset(),
+        elsewhere: Mapping[int, None] = NOWHERE,
     ) -> None:
         self.ops = ops
         self.facts = facts
@@ -394,7 +402,7 @@ class Fuser:
     def follows_in_place(self, value: Value, home: Unit) -> bool:
         """Whether everything in a group that needs `value` needs it at its own position."""
         after = {id(value)}
-        for member in sorted(home.members, key=lambda m: self.facts.position[id(m)]):
+        for member in sorted(home.members, key=self.facts.place):
             needed = [operand for operand in member.operands if id(operand) in after]
             if any(not self.facts.in_place(member, operand) for operand in needed):
                 return False
@@ -404,7 +412,7 @@ class Fuser:
 
     def accepted(self, members: Sequence[Value], units: Sequence[Unit]) -> bool:
         """Whether the code generator has a kernel for a group of these members of these units."""
-        ordered = sorted(dict.fromkeys(members), key=lambda v: self.facts.position[id(v)])
+        ordered = sorted(dict.fromkeys(members), key=self.facts.place)
         outputs = [member for member in ordered if self.exposed(member, units)]
         return self.cx.kernels.accepts(close(ordered, outputs, self.facts.dims, {}).body)
 
@@ -544,7 +552,7 @@ class Fuser:
                 else:
                     stack.pop()
                     done.add(id(unit))
-                    unit.members.sort(key=lambda v: self.facts.position[id(v)])
+                    unit.members.sort(key=self.facts.place)
                     order.append(unit)
         return order
 
@@ -644,7 +652,7 @@ class Emitter:
         self, members: Sequence[Value], unit: Unit, fuser: Fuser, table: MutableMapping[int, Value], caution: int
     ) -> None:
         """Group some members of a unit anew. Copies that it shares with other units are its own here."""
-        shared = frozenset(id(m) for m in members if id(m) in fuser.copies or id(m) in fuser.elsewhere)
+        shared = dict.fromkeys(id(m) for m in members if id(m) in fuser.copies or id(m) in fuser.elsewhere)
         inner = Fuser(members, self.facts, self.cx, self.options, caution, shared)
         inner.run()
         before = {key: table[key] for key in shared if key in table}

@@ -113,9 +113,7 @@ class Pass:
         known = {f.name: f for f in dataclasses.fields(self.options)}
         for name in options:
             if name not in known:
-                raise InvalidValue(
-                    f"pass {self.name} has no option {name!r}; it has {', '.join(known)}", code="TD0301"
-                )
+                raise InvalidValue(f"pass {self.name} has no option {name!r}; it has {', '.join(known)}", code="TD0301")
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **options))
 
 
@@ -126,7 +124,8 @@ def graph_pass(
     breaks: Sequence[Form] = (),
     options: Any = None,
 ) -> Callable[[Run], Pass]:
-    """Declare a pass. `options` is an instance of a frozen dataclass with the defaults; the pass then takes it third."""
+    """Declare a pass. `options` is an instance of a frozen dataclass with the defaults; the pass then takes it
+    third."""
 
     def declare(run: Run) -> Pass:
         return Pass(run.__name__, run, tuple(needs), tuple(gives), tuple(breaks), options)
@@ -174,7 +173,8 @@ class Pipeline:
             held += [form for form in each.gives if form not in held]
 
     def run(self, graph: Graph, cx: Context, *, until: str | None = None) -> list[Step]:
-        """The steps, in order; the last one's `after` is the result. `until` stops after the first pass of that name."""
+        """The steps, in order; the last one's `after` is the result. `until` stops after the first pass of that
+        name."""
         steps: list[Step] = []
         held: list[Form] = []
         for each in self.passes:

@@ -233,9 +233,7 @@ def sequences(graph: Graph, sizes: Mapping[str, int]) -> list[Sequenced]:
     peaks = [work.peak(each) for each in candidates]
     kept = [i for i in range(1, len(candidates)) if peaks[i] < peaks[0]]
     kept.sort(key=lambda i: (peaks[i], i))
-    return [
-        Sequenced(tuple(work.steps[n].op for n in candidates[i]), peaks[i]) for i in (*kept[:1], 0)
-    ]
+    return [Sequenced(tuple(work.steps[n].op for n in candidates[i]), peaks[i]) for i in (*kept[:1], 0)]
 
 
 def typical(graph: Graph) -> dict[str, int]:

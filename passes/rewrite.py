@@ -96,5 +96,3 @@ def in_bodies(value: Value, change: Callable[[Graph], Graph]) -> Value:
             if any(a is not b for a, b in zip(several, old, strict=True)):
                 changes[field.name] = several
     return replace(value, **changes) if changes else value
-
-

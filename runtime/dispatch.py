@@ -190,8 +190,7 @@ def _checks() -> list[tuple[str, bool]]:
             ("a tuple's item", _pointers(id(t) + at["tuple_items"], len(t)) == [id(x) for x in t]) for t in tuples
         ]
         checks += [
-            ("a list's item", _pointers(_word(id(s) + at["list_items"]), len(s)) == [id(x) for x in s])
-            for s in lists
+            ("a list's item", _pointers(_word(id(s) + at["list_items"]), len(s)) == [id(x) for x in s]) for s in lists
         ]
     if np.ndarray.__basicsize__ < at["array_flags"] + 4 or np.dtype.__basicsize__ < at["descr_number"] + 4:
         return [*checks, ("an array's flags", False)]
@@ -294,9 +293,7 @@ class Routine:
         self.forget = ctypes.PYFUNCTYPE(None, whole)(at("treadle_dispatch_forget"))
         self.take = ctypes.PYFUNCTYPE(ctypes.c_int32, word)(at("treadle_dispatch_take"))
         self.give = ctypes.PYFUNCTYPE(None, word)(at("treadle_dispatch_give"))
-        self.slots = {
-            name: at(f"treadle_dispatch_{name}") for name in ("new", "dealloc", "traverse", "clear", "get")
-        }
+        self.slots = {name: at(f"treadle_dispatch_{name}") for name in ("new", "dealloc", "traverse", "clear", "get")}
         code.keep_forever()
 
 
@@ -397,9 +394,7 @@ def _warn(reason: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(
-            f"calls of compiled functions take the complete path: {reason}", DispatchWarning, stacklevel=4
-        )
+        warnings.warn(f"calls of compiled functions take the complete path: {reason}", DispatchWarning, stacklevel=4)
 
 
 class _Member(ctypes.Structure):

@@ -138,9 +138,7 @@ class Elf:
         section_size, n_sections, names = rest
         if self.machine not in MACHINES:
             raise BadObject(f"an ELF file for machine {self.machine}, which is not known", code="TD0902")
-        if (n_segments and segment_size != PROGRAM_HEADER.size) or (
-            n_sections and section_size != SECTION_HEADER.size
-        ):
+        if (n_segments and segment_size != PROGRAM_HEADER.size) or (n_sections and section_size != SECTION_HEADER.size):
             raise damaged("a header table has rows of the wrong size")
         self.segments = tuple(
             Segment(type, flags, offset, address, in_file, in_memory, alignment)
@@ -172,11 +170,7 @@ class Elf:
 
     def content(self, section: Section) -> memoryview:
         """The bytes of a section; empty for one that takes no room in the file."""
-        return (
-            self.data[:0]
-            if section.type == NOBITS
-            else self.data[section.offset : section.offset + section.size]
-        )
+        return self.data[:0] if section.type == NOBITS else self.data[section.offset : section.offset + section.size]
 
     def section(self, name: str) -> Section | None:
         """The section of that name, if there is one."""

@@ -84,9 +84,7 @@ class Executable:
         self._threads = threads
         self._memory = memory or arena.shared()
         self._donations = {result: argument for argument, result in signature.donated}
-        self._pointers = ctypes.c_void_p * (
-            len(signature.inputs) + len(signature.outputs) + len(self.constants)
-        )
+        self._pointers = ctypes.c_void_p * (len(signature.inputs) + len(signature.outputs) + len(self.constants))
         self._sizes = ctypes.c_int64 * max(1, len(signature.dims))
         # What calls on the fast way use, and what the last call needed: if it came here because that was too small,
         # the next one finds it larger.
@@ -180,9 +178,7 @@ class Executable:
                 reason = "it is read-only"
             for other in taken:
                 if overlap(inputs[number], inputs[other]):
-                    reason = (
-                        f"it shares memory with {self.signature.inputs[other].path}, which is donated too"
-                    )
+                    reason = f"it shares memory with {self.signature.inputs[other].path}, which is donated too"
             if reason:
                 if not self.signature.lenient:
                     path = self.signature.inputs[number].path
@@ -232,9 +228,7 @@ class Executable:
             check_out(tensor, shape, out)
             for other in results:
                 if other is not None and np.may_share_memory(out, other) and shares(out, other):
-                    raise ArgumentValueError(
-                        f"out for {tensor.path} shares memory with another result", code="TD0952"
-                    )
+                    raise ArgumentValueError(f"out for {tensor.path} shares memory with another result", code="TD0952")
             results[number] = out
             plain = out.dtype == tensor.dtype and out.dtype.isnative and out.flags.num & WRITABLE == WRITABLE
             if plain and not any(overlap(out, array) for array in inputs):
@@ -254,9 +248,7 @@ def failure(status: int, failures: Sequence[Failure]) -> BaseException:
     if status == STOPPED:
         return KeyboardInterrupt()
     if not 0 < status <= len(failures):
-        return NativeRuntimeError(
-            f"native code failed at site {status}, which it does not know", code="TD0949"
-        )
+        return NativeRuntimeError(f"native code failed at site {status}, which it does not know", code="TD0949")
     kind, code, message = failures[status - 1]
     return FAILURES.get(kind, NativeRuntimeError)(message, code=code)
 
@@ -304,9 +296,7 @@ def scalar(value: complex, tensor: Tensor) -> Array:
     try:
         return np.array(value, wanted)
     except OverflowError:
-        raise ArgumentValueError(
-            f"{tensor.path}: {value} does not fit in {wanted.name}", code="TD0948"
-        ) from None
+        raise ArgumentValueError(f"{tensor.path}: {value} does not fit in {wanted.name}", code="TD0948") from None
 
 
 def check_shape(tensor: Tensor, array: Array) -> None:
@@ -325,13 +315,9 @@ def check_out(tensor: Tensor, shape: tuple[int, ...], out: Any) -> None:
     if not isinstance(out, np.ndarray):
         raise ArgumentTypeError(f"{what}: expected {expected}, found {type(out).__name__}", code="TD0950")
     if out.dtype.newbyteorder("=") != tensor.dtype:
-        raise ArgumentTypeError(
-            f"{what}: expected {expected}, found {describe(out.dtype, out.shape)}", code="TD0950"
-        )
+        raise ArgumentTypeError(f"{what}: expected {expected}, found {describe(out.dtype, out.shape)}", code="TD0950")
     if out.shape != shape:
-        raise ArgumentValueError(
-            f"{what}: expected {expected}, found {describe(out.dtype, out.shape)}", code="TD0950"
-        )
+        raise ArgumentValueError(f"{what}: expected {expected}, found {describe(out.dtype, out.shape)}", code="TD0950")
     if not out.flags.writeable:
         raise ArgumentValueError(f"{what} is read-only", code="TD0950")
 

@@ -124,9 +124,7 @@ class Plan:
             if section.flags & elf.TLS:
                 raise BadObject(f"{section.name}: thread-local data is not taken", code="TD0905")
             if section.alignment & (section.alignment - 1) or section.alignment > SMALLEST_PAGE:
-                raise BadObject(
-                    f"{section.name}: alignment {section.alignment} cannot be kept", code="TD0905"
-                )
+                raise BadObject(f"{section.name}: alignment {section.alignment} cannot be kept", code="TD0905")
             if section.type == elf.NOBITS and section.size > MOST_ZEROED_BYTES:
                 raise BadObject(f"{section.name}: {section.size} zeroed bytes are too many", code="TD0905")
             if section.type not in (elf.PROGBITS, elf.NOBITS):
@@ -193,9 +191,7 @@ class Plan:
             raise elf.damaged("a relocation names no symbol")
         symbol = self.symbols[index]
         if symbol.section >= elf.FIRST_RESERVED:
-            raise BadObject(
-                f"{symbol.name!r} is a common or absolute symbol, which is not taken", code="TD0905"
-            )
+            raise BadObject(f"{symbol.name!r} is a common or absolute symbol, which is not taken", code="TD0905")
         if symbol.section != elf.UNDEFINED and symbol.section not in self.pieces:
             raise elf.damaged(f"{symbol.name!r} lies in no section that is loaded")
         if symbol.section != elf.UNDEFINED and symbol.value > self.pieces[symbol.section].section.size:
@@ -259,9 +255,7 @@ class Image:
         plan = self.plan
         pointers: list[Pointer] = []
         for symbol_index, number in plan.slots.items():
-            pointers.append(
-                self._pointer(self.slots + number * SLOT, plan.symbols[symbol_index], 0, elsewhere)
-            )
+            pointers.append(self._pointer(self.slots + number * SLOT, plan.symbols[symbol_index], 0, elsewhere))
         for symbol_index, number in plan.stubs.items():
             place = self.stubs + number * STUB[plan.machine]
             write_stub(plan.machine, image, place, self.slots + plan.slots[symbol_index] * SLOT)
@@ -273,10 +267,7 @@ class Image:
             base, limit = self.offsets[index], piece.section.size
             for offset, type, symbol_index, addend in piece.relocations:
                 rule = RULES[plan.machine][type]
-                if (
-                    offset + (8 if rule.form.endswith("64") else 4) > limit
-                    or piece.section.type == elf.NOBITS
-                ):
+                if offset + (8 if rule.form.endswith("64") else 4) > limit or piece.section.type == elf.NOBITS:
                     raise elf.damaged(f"a relocation of {piece.section.name} lies outside it")
                 symbol = plan.symbols[symbol_index]
                 place = base + offset

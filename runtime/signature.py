@@ -165,10 +165,7 @@ class Signature:
 
     def output_shapes(self, dims: Sequence[int]) -> list[tuple[int, ...]]:
         """The outputs' shapes for these dims."""
-        return [
-            tuple(size if isinstance(size, int) else size(dims) for size in shape)
-            for shape in self._output_shapes
-        ]
+        return [tuple(size if isinstance(size, int) else size(dims) for size in shape) for shape in self._output_shapes]
 
     def place(self, number: int, axis: int) -> str:
         """How an extent of an input is called in messages."""

@@ -86,8 +86,9 @@ def close(found: Array, wanted: Array, what: str, ulp: float = 64) -> None:
         return
     name = str(wanted.dtype)
     unit = {"float64": 2.0**-53, "float16": 2.0**-11, "bfloat16": 2.0**-8}.get(name, 2.0**-24)
-    x, y = found.astype(np.complex128 if wanted.dtype.kind == "c" else np.float64), wanted.astype(
-        np.complex128 if wanted.dtype.kind == "c" else np.float64
+    x, y = (
+        found.astype(np.complex128 if wanted.dtype.kind == "c" else np.float64),
+        wanted.astype(np.complex128 if wanted.dtype.kind == "c" else np.float64),
     )
     scale = np.max(np.abs(y[np.isfinite(y)]), initial=0.0)
     np.testing.assert_allclose(x, y, rtol=ulp * unit, atol=ulp * unit * scale, err_msg=what)

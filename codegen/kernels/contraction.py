@@ -112,9 +112,7 @@ class Problem:
 
     def kernel(self, body: Block) -> Kernel:
         source = self.source
-        return Kernel(
-            source.definition.name, tuple(source.params), source.dims, body, tuple(source.tables.values())
-        )
+        return Kernel(source.definition.name, tuple(source.params), source.dims, body, tuple(source.tables.values()))
 
 
 def operands_of(value: Value) -> list[Parameter]:

@@ -111,9 +111,7 @@ class Matrices:
             if x != 0 and y != 0:
                 return None
             swapped = x != 0
-        made = [
-            Axis((axis.name,), (axis.extent,), *((y, x) if swapped else (x, y)), step) for axis, x, y, step in axes
-        ]
+        made = [Axis((axis.name,), (axis.extent,), *((y, x) if swapped else (x, y)), step) for axis, x, y, step in axes]
         number = len(parallel)
         free, depth = _joined(made[:number]), _joined(made[number:])
         columns = [axis for axis in free if axis.left == 0 and axis.right != 0]

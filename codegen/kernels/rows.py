@@ -445,7 +445,6 @@ class Program(ABC):
         return (threads.divided(loop, threads.GRAIN if weight is None else max(weight, 1), self.names),)
 
 
-
 def lanes_for(found: Plan, graph: Graph, extent: Dim) -> int:
     """Lanes of a program whose innermost axis has that extent."""
     states = [structure.combine.dtypes[0] for structure in found.structures.values() if structure.combine]

@@ -21,7 +21,8 @@ from .pool import pool_module
 def module_text(
     program: Program, kernels: Mapping[str, Kernel], target: Target, *, interface: entry.Interface | None = None
 ) -> str:
-    """The module of a program; with `interface`, a saved model's C functions and a thread pool of its own are in it too."""
+    """The module of a program; with `interface`, a saved model's C functions and a thread pool of its own are in it
+    too."""
     module = Module(target)
     for kernel in kernels.values():
         module.add(kernel)

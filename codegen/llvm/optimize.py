@@ -38,9 +38,7 @@ def assembly(text: str, triple: str, cpu: str, features: str, opt: int = 1, pipe
 
 
 @contextmanager
-def _module(
-    text: str, triple: str, cpu: str, features: str, opt: int, pipeline: int
-) -> Iterator[tuple[Any, Any]]:
+def _module(text: str, triple: str, cpu: str, features: str, opt: int, pipeline: int) -> Iterator[tuple[Any, Any]]:
     """A verified module in a context of its own, and the machine to emit it for."""
     import llvmlite.binding as llvm
 
@@ -60,8 +58,7 @@ def _module(
                 raise CheckFailed(f"LLVM refuses the emitted text: {error}", code="TD0701") from None
             if module.triple not in ("", triple):
                 raise CheckFailed(
-                    f"the emitted text is for {module.triple}, the object is asked for {triple}",
-                    code="TD0702"
+                    f"the emitted text is for {module.triple}, the object is asked for {triple}", code="TD0702"
                 )
             module.triple = triple
             module.data_layout = layout
@@ -88,9 +85,7 @@ def _target_machine(triple: str, cpu: str, features: str, opt: int) -> tuple[Any
         raise InvalidValue(f"LLVM has no target {triple!r}: {error}", code="TD0703") from None
     # pic and small: what a shared library needs, and what our own loader relocates. See machine-limits, part
     # 6: any other pair brings relocations that linkers refuse or that end the process.
-    machine = target.create_target_machine(
-        cpu=cpu, features=features, opt=opt, reloc="pic", codemodel="small"
-    )
+    machine = target.create_target_machine(cpu=cpu, features=features, opt=opt, reloc="pic", codemodel="small")
     return machine, str(machine.target_data)
 
 

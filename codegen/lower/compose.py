@@ -261,9 +261,7 @@ class Composer:
             return _done(convert(Index(position[value.axis]), value.dtype))
         structure = value.structure()
         if structure is None or structure.combine is not None:
-            raise Unsupported(
-                f"{value.name} cannot be computed inside a map", code="TD0432", location=value.location
-            )
+            raise Unsupported(f"{value.name} cannot be computed inside a map", code="TD0432", location=value.location)
         return _structured(value, structure, position, guard, self)
 
     # Leaves.
@@ -466,9 +464,7 @@ def _pad(op: Pad, position: Position, guard: Guard, cx: Composer) -> Steps:
         if gap or low != 0 or high != 0:
             bounds.append(Bound(place, 0, extent * (gap + 1), gap + 1))
     left = cx.open_bounds(bounds)
-    fill: Expr = (
-        Const(op.value.value, op.dtype) if isinstance(op.value, Full) else (yield (op.value, (), guard))
-    )
+    fill: Expr = Const(op.value.value, op.dtype) if isinstance(op.value, Full) else (yield (op.value, (), guard))
     if left is None:
         return fill
     x = yield (op.x, tuple([cx.place(dim) for dim in index]), guard + left)

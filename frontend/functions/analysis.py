@@ -160,7 +160,7 @@ def _gradient(x: Tracer, axis: int, step: Any, edge_order: int) -> Tracer:
     if coordinates.value.dtype.is_integer:
         coordinates = astype(coordinates, f64)
     gaps = diff(coordinates)
-    before, after = gaps[:-1], gaps[1:]
+    before, after = (wrap(cut(unwrap(gaps), 0, low, size - 2 + low)) for low in (0, 1))
     both = _add(before, after)
     spread = tuple(size - 2 if i == axis else 1 for i in range(value.rank))
     weights = [

@@ -393,7 +393,7 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.asarray: asarray,
     np.ascontiguousarray: asarray,
     np.asfortranarray: asarray,
-    np.astype: astype,
+    getattr(np, "astype", None): astype,  # from NumPy 2.1 on
     np.bartlett: _window(_bartlett, "bartlett"),
     np.blackman: _window(_cosine(0.42, 0.5, 0.08), "blackman"),
     np.empty: zeros,

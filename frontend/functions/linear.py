@@ -172,7 +172,7 @@ def _rows(a: Value, b: Value) -> Value:
 def matvec(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
     refuse_out(out, "matvec")
     x, y = lift(x1), lift(x2)
-    takes, gives = loop(np.matvec, (described(x), described(y)))
+    takes, gives = loop(_MATVEC, (described(x), described(y)))
     a, b = typed(x, takes[0]), typed(y, takes[1])
     if a.rank < 2 or b.rank < 1 or a.shape[-1] != b.shape[-1]:
         raise _wrong(f"matvec: {a.type} and {b.type} do not go together")
@@ -183,7 +183,7 @@ def matvec(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
 def vecmat(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
     refuse_out(out, "vecmat")
     x, y = lift(x1), lift(x2)
-    takes, gives = loop(np.vecmat, (described(x), described(y)))
+    takes, gives = loop(_VECMAT, (described(x), described(y)))
     a, b = typed(x, takes[0]), typed(y, takes[1])
     if a.rank < 1 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
         raise _wrong(f"vecmat: {a.type} and {b.type} do not go together")
@@ -193,9 +193,14 @@ def vecmat(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
     return wrap(convert(reshape(found, (*found.shape[:-2], found.shape[-1])), gives[0]))
 
 
-GUFUNCS: Final[Mapping[np.ufunc, Callable[..., Tracer]]] = {
-    np.matmul: matmul, np.vecdot: vecdot, np.matvec: matvec, np.vecmat: vecmat,
-}  # fmt: skip
+_MATVEC: Final[Any] = getattr(np, "matvec", None)  # from NumPy 2.2 on
+_VECMAT: Final[Any] = getattr(np, "vecmat", None)
+GUFUNCS: Final[Mapping[Any, Callable[..., Tracer]]] = {
+    np.matmul: matmul,
+    np.vecdot: vecdot,
+    _MATVEC: matvec,
+    _VECMAT: vecmat,
+}
 
 
 def dot(a: Any, b: Any, out: Any = None) -> Tracer:
@@ -385,6 +390,11 @@ def _labelled(value: Value, term: str) -> Labelled:
 
 def _contracted(items: list[Labelled], output: str, kind: DType) -> Value:
     items = _without_ones(items)
+    sizes: dict[str, Dim] = {}
+    for value, term in items:
+        for c, n in zip(term, value.shape, strict=True):
+            if sizes.setdefault(c, n) != n:
+                raise _wrong(f"einsum: the label {c!r} stands for {show(sizes[c])} and {show(n)}")
     for i, j in _path(items, output):
         x, y = items[i], items[j]
         rest = [item for k, item in enumerate(items) if k not in (i, j)]

@@ -16,6 +16,7 @@ from ...ir.dtypes import FLOAT8, DType, bool_, f32, f64, i64, real_of
 from ...ir.errors import InvalidValue, TypeMismatch
 from ...ir.ops import elementwise as e
 from ...ir.ops import reduce as r
+from ...ir.ops.movement import Concatenate, Slice
 from ...ir.structure import highest, lowest
 from ...ir.types import TensorType
 from ...ir.value import Full, Mul, Sub, Value
@@ -29,6 +30,7 @@ from ..arrays import (
     described,
     dtype_argument,
     expand,
+    known,
     lift,
     permute,
     reshape,
@@ -392,8 +394,6 @@ def _cumulative(op: Callable[..., Tracer], neutral: int) -> Callable[..., Tracer
         found = op(given, 0 if axis is None else axis, dtype, out)
         if not include_initial:
             return found
-        from ...ir.ops.movement import Concatenate
-
         number = axis_of(0 if axis is None else axis, found.ndim)
         value = unwrap(found)
         shape = tuple(1 if i == number else n for i, n in enumerate(value.shape))
@@ -580,9 +580,6 @@ def ufunc_accumulate(ufunc: np.ufunc, a: Any, axis: Any = 0, dtype: Any = None, 
 
 def ufunc_reduceat(ufunc: np.ufunc, a: Any, indices: Any, axis: Any = 0, dtype: Any = None, out: Any = None) -> Tracer:
     """`ufunc.reduceat` at indices that are known: each piece is reduced by itself."""
-    from ...ir.ops.movement import Concatenate, Slice
-    from ..arrays import known
-
     refuse_out(out, f"{ufunc.__name__}.reduceat")
     value = unwrap(lift(a))
     number = axis_of(axis, value.rank)
@@ -616,8 +613,8 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.count_nonzero: count_nonzero,
     np.cumprod: cumprod,
     np.cumsum: cumsum,
-    np.cumulative_prod: _cumulative(cumprod, 1),
-    np.cumulative_sum: _cumulative(cumsum, 0),
+    getattr(np, "cumulative_prod", None): _cumulative(cumprod, 1),
+    getattr(np, "cumulative_sum", None): _cumulative(cumsum, 0),
     np.max: max_,
     np.mean: mean,
     np.min: min_,

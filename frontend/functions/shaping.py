@@ -15,6 +15,7 @@ from ...ir.dims import Dim, SymbolicDim, exact_div, floordiv, known_le, maximum,
 from ...ir.dtypes import DType, i64
 from ...ir.errors import InvalidValue, ShapeMismatch, Unsupported
 from ...ir.ops import elementwise as e
+from ...ir.ops.contract import Dot
 from ...ir.ops.indexing import Gather
 from ...ir.ops.movement import Concatenate, Iota, Pad, Reverse, Slice
 from ...ir.types import Shape, TensorType
@@ -677,8 +678,6 @@ def _odd_pad(value: Value, axis: int, low: int, high: int, mode: str) -> Value:
     assert type(size) is int
     # NumPy's own rule is linear in the elements: asked on unit vectors, it gives the matrix of the padding.
     matrix = np.pad(np.eye(size), ((low, high), (0, 0)), mode, reflect_type="odd")  # type: ignore[call-overload]
-    from ...ir.ops.contract import Dot
-
     weights = unwrap(lift(matrix.astype(value.dtype.numpy)))
     found = Dot(weights, value, (), (), (1,), (axis,))
     return permute(found, [*range(1, axis + 1), 0, *range(axis + 1, value.rank)])
@@ -806,6 +805,6 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.transpose: transpose,
     np.tril: tril,
     np.triu: triu,
-    np.unstack: unstack,
+    getattr(np, "unstack", None): unstack,  # from NumPy 2.1 on
     np.vsplit: _split_along(0, 2, "vsplit"),
 }

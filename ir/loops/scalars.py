@@ -215,6 +215,8 @@ _COMPLEX_UNARY: dict[str, Function] = {
     "abs": _absolute_complex,
     "sqrt": lambda x: np.sqrt(x.astype(np.complex128)).astype(x.dtype),
 }
+
+
 # Functions whose result is one of the operands, or an integer's: no rounding, so no wider type.
 def _threefry(key: Array, counter: Array) -> Array:
     """Threefry-2x32 with 20 rounds, see `ir/ops/random`. Both words are held in u64s and cut back after each sum."""

@@ -173,5 +173,3 @@ class Scan(Control):
             for target, y in zip(stacked, found[len(carry) :], strict=True):
                 target[t] = y
         return (*carry, *stacked)
-
-

@@ -71,9 +71,7 @@ def test_reorder() -> None:
 # Positions that fall together again are simplified at once: a fused loop over a whole array is one index.
 def test_fuse_loops() -> None:
     x, y = Param("x", f32, (3, 8), "in"), Param("y", f32, (3, 8), "out")
-    before: Block = (
-        loop("i", 3, lambda i: [loop("j", 8, lambda j: [Store("y", (i, j), load(x, i, j))])]),
-    )
+    before: Block = (loop("i", 3, lambda i: [loop("j", 8, lambda j: [Store("y", (i, j), load(x, i, j))])]),)
     after = schedule.fuse_loops(before, "i", "j")
     assert lines(after) == ["for j in range(24):", "  y[j // 8, j % 8] = x[j // 8, j % 8]"]
     given = np.arange(24, dtype=np.float32).reshape(3, 8)
@@ -84,9 +82,7 @@ def test_fuse_loops() -> None:
 # What is staged is read from the copy; reads that may leave the part are refused.
 def test_stage() -> None:
     x, y = Param("x", f32, (12,), "in"), Param("y", f32, (4, 8), "out")
-    before: Block = (
-        loop("i", 4, lambda i: [loop("j", 8, lambda j: [Store("y", (i, j), load(x, i + j))])]),
-    )
+    before: Block = (loop("i", 4, lambda i: [loop("j", 8, lambda j: [Store("y", (i, j), load(x, i + j))])]),)
     after = schedule.stage(before, "i", "x", (symbol("i"),), (8,), "t")
     assert lines(after)[1:4] == ["  t: stack f32[8]", "  for t_0 in range(8):", "    t[t_0] = x[i + t_0]"]
     given = np.arange(12, dtype=np.float32)

@@ -1,4 +1,5 @@
-"""The decorator as users meet it: what may be an argument, what is compiled when, and what is said when it goes wrong."""
+"""The decorator as users meet it: what may be an argument, what is compiled when, and what is said when it goes
+wrong."""
 
 from __future__ import annotations
 
@@ -153,7 +154,9 @@ def test_donation_that_cannot_take_effect() -> None:
     f = td.jit(lambda x: x.sum(), donate_argnums=0)
     with pytest.raises(ValueError, match="TD0640"):
         f(noise(10))
-    np.testing.assert_allclose(td.jit(lambda x: x.sum(), donate_argnums=0, donate="try")(noise(10)), noise(10).sum(), rtol=1e-6)
+    np.testing.assert_allclose(
+        td.jit(lambda x: x.sum(), donate_argnums=0, donate="try")(noise(10)), noise(10).sum(), rtol=1e-6
+    )
 
 
 # One program for every size of a named dim.
@@ -211,9 +214,11 @@ def test_threads_share_a_function() -> None:
     failures: list[str] = []
 
     def work(i: int) -> None:
-        for _ in range(50):
-            if not np.allclose(f(xs[i]), expected[i], rtol=1e-4, atol=1e-4):
-                failures.append(f"thread {i}")
+        failures.extend(
+            f"thread {i}, call {call}"
+            for call in range(50)
+            if not np.allclose(f(xs[i]), expected[i], rtol=1e-4, atol=1e-4)
+        )
 
     threads = [threading.Thread(target=work, args=(i,)) for i in range(8)]
     for thread in threads:

@@ -53,6 +53,7 @@ KNOWS_LLVM = ("codegen.llvm", "codegen.host")
 HONEST = {
     ("frontend.compile", "codegen"): "the driver delays it: a call answered by the cache generates no code",
     ("ir.graph", "ir.text"): "str(graph) is its text, and Python asks the object for it",
+    ("ir.program", "ir.program_text"): "the same of str(program)",
     ("ir.value", "ir.graph"): "for types only: control ops have fields that are graphs",
     ("ir.ops.movement", "ir.ops.reduce"): "the transpose of broadcast is sum, and the transpose of sum is broadcast",
     ("ir.ops.movement", "ir.ops.indexing"): "the cotangent of a slice is added to a block",
@@ -85,6 +86,7 @@ INNER_ORDER = """
     ops
     text parse evaluate forms fingerprint free
     program
+    program_text program_evaluate program_check free
 """
 
 

@@ -1,7 +1,8 @@
 """Where the coefficients of codegen/kernels/math_*.py come from: minimax polynomials with rounded coefficients.
 
 `fit` is Remez' exchange in 200-bit arithmetic: the polynomial whose largest weighted error is least. Coefficients are
-then rounded to the format; the lowest ones, whose rounding would show, are given exactly. Needs mpmath; nothing that runs does: the numbers stand in the kernels.
+then rounded to the format; the lowest ones, whose rounding would show, are given exactly. Needs mpmath; nothing that
+runs does: the numbers stand in the kernels.
 
     python tests/numerics/remez.py            prints every table with its error
     python tests/numerics/remez.py exp_f32    prints one
@@ -57,10 +58,12 @@ def fit(
         coefficients = [solved[k] for k in range(count - 1)]
         level = abs(solved[count - 1])
 
-        def error(x: Any, w: Any, f: Any) -> Any:
-            return w * (f - sum(c * x**p for c, p in zip(coefficients, powers)))
+        polynomial = list(zip(coefficients, powers))
 
-        errors = [error(x, w, f) for x, w, f in zip(grid, weights, wanted)]
+        def error(x: Any, polynomial: Sequence[tuple[Any, int]] = polynomial) -> Any:
+            return weight(x) * (function(x) - sum(c * x**p for c, p in polynomial))
+
+        errors = [w * (f - sum(c * x**p for c, p in polynomial)) for x, w, f in zip(grid, weights, wanted)]
         # One extreme per run of one sign, then as many neighbouring runs as there are unknowns, the largest kept.
         runs: list[int] = []
         for k, e in enumerate(errors):
@@ -74,7 +77,7 @@ def fit(
         largest = max(abs(e) for e in errors)
         if len(runs) < count:
             return coefficients, largest
-        new = [_refined(lambda x: error(x, weight(x), function(x)), grid, k) for k in runs]
+        new = [_refined(error, grid, k) for k in runs]
         points = new
         if largest <= level * (1 + mpf(10) ** -3):
             break
@@ -120,7 +123,7 @@ def rounded(
 
     # The lowest power left is divided off: a weight may vanish at 0, but must not change its sign there.
     coefficients, _ = fit(
-        lambda x: rest(x) / x**first if x else mpf(0),
+        lambda x: rest(x) / x**first if first and x else mpf(0) if first else rest(x),
         [power - first for power in powers[len(known) :]],
         low,
         high,

@@ -33,7 +33,8 @@ class Tape:
         return self.op(shape or (size, size, channels), x)
 
     def records(self) -> list[tuple[int, int, int]]:
-        """(bytes, first op, last op), bytes rounded up to 64. What the last op writes is the result, and not counted."""
+        """(bytes, first op, last op), bytes rounded up to 64. What the last op writes is the result, and not
+        counted."""
         found = []
         for number, ((h, w, c), last) in enumerate(zip(self.shapes, self.last, strict=True)):
             if number + 1 < len(self.shapes):
@@ -41,7 +42,7 @@ class Tape:
         return found
 
 
-def mobilenet_v1() -> list[tuple[int, int, int]]:
+def mobilenet() -> list[tuple[int, int, int]]:
     tape = Tape()
     x = tape.conv(-1, 112, 32)
     size, channels = 112, 32
@@ -57,7 +58,7 @@ def mobilenet_v1() -> list[tuple[int, int, int]]:
     return _classifier(tape, x, 1024)
 
 
-def mobilenet_v2() -> list[tuple[int, int, int]]:
+def mobilenet_with_residuals() -> list[tuple[int, int, int]]:
     tape = Tape()
     size, channels = 112, 32
     x = tape.conv(-1, size, channels)
@@ -85,7 +86,7 @@ def _classifier(tape: Tape, x: int, channels: int) -> list[tuple[int, int, int]]
     return tape.records()
 
 
-def inception_v3() -> list[tuple[int, int, int]]:
+def inception() -> list[tuple[int, int, int]]:
     tape = Tape()
 
     def chain(x: int, *layers: tuple[int, int]) -> int:

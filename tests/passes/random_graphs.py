@@ -181,8 +181,10 @@ class _Maker:
         x = self.value()
         if not x.rank:
             return x - 1.0
-        return Dot(Tanh(x), self.like(x.shape), (), (), (x.rank - 1,), (x.rank - 1,), None) if x.rank == 1 else Dot(
-            x, self.like((x.shape[-1], 3)), (), (), (x.rank - 1,), (0,), None
+        return (
+            Dot(Tanh(x), self.like(x.shape), (), (), (x.rank - 1,), (x.rank - 1,), None)
+            if x.rank == 1
+            else Dot(x, self.like((x.shape[-1], 3)), (), (), (x.rank - 1,), (0,), None)
         )
 
     def irregular(self) -> Value:

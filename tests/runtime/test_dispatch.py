@@ -394,9 +394,7 @@ def test_a_dtype_that_is_equal_but_another_object_is_served() -> None:
 
 def test_zero_sizes_and_zero_rank_are_arrays_like_others() -> None:
     """Their memory may be anywhere and their flags are all set."""
-    f = function(
-        record("nothing", tensors((F32, (0, 3)), (F64, ())), tensors((F32, (0, 3))), (Leaf(0), Leaf(1)))
-    )
+    f = function(record("nothing", tensors((F32, (0, 3)), (F64, ())), tensors((F32, (0, 3))), (Leaf(0), Leaf(1))))
     assert f(np.empty((0, 3), np.float32), np.array(2.0)).shape == (0, 3)
     assert not f.slow.calls
     assert f(np.empty((0, 4), np.float32), np.array(2.0)) == "slow"
@@ -769,18 +767,14 @@ def test_formulas_have_pythons_value(formula: str, a: int, b: int) -> None:
 
 def test_a_size_that_divides_by_zero_takes_the_complete_way() -> None:
     """It says so with the values; the machine would trap."""
-    f = function(
-        record("nothing", tensors((F32, ("B", "4 // B"))), tensors(None), (Leaf(0),), dims=(Dim("B"),))
-    )
+    f = function(record("nothing", tensors((F32, ("B", "4 // B"))), tensors(None), (Leaf(0),), dims=(Dim("B"),)))
     assert f(np.ones((2, 2), np.float32)).shape == (4,)
     assert f(np.ones((0, 2), np.float32)) == "slow"
 
 
 def test_an_output_whose_size_would_be_negative_takes_the_complete_way() -> None:
     """A window that is larger than what it slides over: it knows the argument's name."""
-    f = function(
-        record("nothing", tensors((F32, ("W",))), tensors((F32, ("W - 2",))), (Leaf(0),), dims=(Dim("W"),))
-    )
+    f = function(record("nothing", tensors((F32, ("W",))), tensors((F32, ("W - 2",))), (Leaf(0),), dims=(Dim("W"),)))
     assert f(ones(2)).shape == (0,)
     assert not f.slow.calls
     assert f(ones(1)) == "slow"
@@ -1086,9 +1080,7 @@ def test_a_program_may_ask_for_its_context_at_each_call() -> None:
 
 def waiting(**fields: Any) -> Any:
     return function(
-        record(
-            "wait", tensors((I64, ())), tensors((I64, ())), (ListOf((Leaf(0),)),), release_gil=True, **fields
-        )
+        record("wait", tensors((I64, ())), tensors((I64, ())), (ListOf((Leaf(0),)),), release_gil=True, **fields)
     )
 
 
@@ -1224,7 +1216,12 @@ def test_calls_leave_every_reference_count_as_it_was() -> None:
             "nothing",
             tensors(None, (F64, ())),
             tensors(None, (I64, ())),
-            (DictOf(("a", "b"), (ListOf((Leaf(0),)), TupleOf((Number(1, float), Fixed(None), Fixed("text")))),),),
+            (
+                DictOf(
+                    ("a", "b"),
+                    (ListOf((Leaf(0),)), TupleOf((Number(1, float), Fixed(None), Fixed("text")))),
+                ),
+            ),
             DictOf(("r", "s"), (ListOf((Output(0), Fixed(None))), TupleOf((Output(1, True),)))),
             release_gil=True,
         ),
@@ -1399,9 +1396,7 @@ def test_a_base_with_storage_of_its_own_is_refused() -> None:
 
 def test_four_signatures_are_served_and_the_fifth_replaces_the_oldest() -> None:
     """Alternating between a few sizes is common, and must not end on the complete way."""
-    records = [
-        record("nothing", tensors((F32, (size,))), tensors((F32, (size,))), (Leaf(0),)) for size in range(1, 6)
-    ]
+    records = [record("nothing", tensors((F32, (size,))), tensors((F32, (size,))), (Leaf(0),)) for size in range(1, 6)]
     f = function(*records[:4])
     assert [f(ones(size)).shape for size in (4, 1, 3, 2)] == [(4,), (1,), (3,), (2,)]
     f.install(records[4])
@@ -1605,9 +1600,7 @@ def test_a_layout_that_is_not_as_known_is_found_before_the_routine_reads_it(
 @pytest.mark.parametrize(
     ("attribute", "value"), [("abiflags", "t"), ("version_info", (3, 15, 0)), ("platform", "darwin")]
 )
-def test_other_interpreters_take_the_complete_way(
-    monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any
-) -> None:
+def test_other_interpreters_take_the_complete_way(monkeypatch: pytest.MonkeyPatch, attribute: str, value: Any) -> None:
     """Free-threaded builds above all: the routine relies on the GIL."""
     monkeypatch.setattr(sys, attribute, value)
     with pytest.raises(Unavailable):

@@ -44,7 +44,7 @@ def test_a_saved_model_gives_the_same_bits(tmp_path: Path) -> None:
 
 # The texts inside a model say what it computes, and can be read back and evaluated.
 def test_the_texts_of_a_model_are_the_program(tmp_path: Path) -> None:
-    path, x, _ = saved(tmp_path)
+    path, _, _ = saved(tmp_path)
     text = td.load(path).texts["graph"]
     from treadle.ir.text import show
 
@@ -69,11 +69,11 @@ def test_a_bare_interpreter_runs_a_model(tmp_path: Path) -> None:
     script = f"""
 import runpy, sys
 import numpy as np
-model = runpy.run_path({str(path.with_suffix('.py'))!r})["model"]
-result = model(np.load({str(tmp_path / 'x.npy')!r}))
+model = runpy.run_path({str(path.with_suffix(".py"))!r})["model"]
+result = model(np.load({str(tmp_path / "x.npy")!r}))
 assert not [name for name in ("treadle", "llvmlite", "networkx", "ml_dtypes") if name in sys.modules]
 arrays = list(result.values()) if isinstance(result, dict) else list(result)
-np.savez({str(tmp_path / 'out.npz')!r}, *arrays)
+np.savez({str(tmp_path / "out.npz")!r}, *arrays)
 """
     subprocess.run([sys.executable, "-I", "-c", script], check=True)
     with np.load(tmp_path / "out.npz") as found:

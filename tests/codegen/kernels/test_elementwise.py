@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from kernel_cases import check, graph_of, tensor
+from kernel_cases import check, graph_of, tensor, two_threads
 
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.kernels import choose
@@ -141,6 +141,13 @@ def test_size_as_a_number() -> None:
     batch = symbol("B")
     graph = graph_of([tensor("B", 3)], lambda x: x / Broadcast(Convert(DimSize(batch), f32), (batch, 3), ()))
     check(graph, sizes={"B": 5})
+
+
+# Pieces of a big array may run on any thread: what is written is the same.
+def test_two_threads() -> None:
+    context = two_threads()
+    check(graph_of([tensor(300, 784), tensor(784)], lambda x, b: x * Broadcast(b, (300, 784), (1,))), context=context)
+    check(graph_of([tensor("N"), tensor("N")], lambda x, y: x * y), sizes={"N": 100_003}, context=context)
 
 
 # A failing element fails the kernel at the site of its op, whether it stands in the main loop or in the tail.

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from kernel_cases import bind, check, graph_of, results_of, tensor
+from kernel_cases import bind, check, graph_of, results_of, sample, tensor, two_threads
 from native import RUNNABLE, Compiled
 
 from treadle.codegen import isa
@@ -120,6 +120,23 @@ def test_error_of_sums(n: int) -> None:
         wide = given.astype(np.float64)
         bound = (max(math.ceil(math.log2(n / 128)), 0) + 128) * unit * np.abs(wide).sum()
         assert abs(found - math.fsum(wide)) <= bound
+
+
+# A few long rows are cut into pieces by their length; two threads give the same bits as one.
+@pytest.mark.parametrize("given, size", [((2, 70_000), 0), (("N",), 40_001), (("N",), 7), (("N",), 0)])
+def test_pieces_for_threads(given: tuple[int | str, ...], size: int) -> None:
+    axis = len(given) - 1
+    graph = graph_of([tensor(*given)], lambda x: (Sum(x, (axis,)) * 0.5, ArgMax(x, axis)))
+    sizes = {"N": size} if "N" in given else {}
+    check(graph, sizes=sizes, ulp=1 << 16, targets={"avx512": MODELS["avx512"]})
+    if "avx512" in RUNNABLE:
+        kernel = choose.kernel(KernelDef("kernel", graph), MODELS["avx512"])
+        x = sample(graph.params[0].given, sizes, np.random.default_rng(5))
+        compiled = Compiled([kernel], MODELS["avx512"])
+        alone, _ = compiled("kernel", bind(kernel, [x], sizes), sizes)
+        shared, _ = compiled("kernel", bind(kernel, [x], sizes), sizes, two_threads())
+        for name, array in alone.items():
+            np.testing.assert_array_equal(array, shared[name])
 
 
 # One order of summation on every target: the same bits from AVX2, AVX-512, NEON and plain 128-bit vectors.

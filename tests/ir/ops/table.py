@@ -15,7 +15,15 @@ import table_random
 import table_reduce
 from sample import Sample, agree
 
-TABLES = (table_elementwise, table_movement, table_reduce, table_contract, table_indexing, table_random, table_composite)
+TABLES = (
+    table_elementwise,
+    table_movement,
+    table_reduce,
+    table_contract,
+    table_indexing,
+    table_random,
+    table_composite,
+)
 
 SAMPLES: list[Sample] = [sample for table in TABLES for sample in table.samples()]
 

@@ -34,9 +34,7 @@ ULP = {"f16": 1.0, "bf16": 1.0, "f32": 32.0, "f64": 64.0}
 ATOL = {"f16": 1e-6, "bf16": 1e-6, "f32": 2e-6, "f64": 5e-15}
 
 
-def row(
-    op: str, make: Make, *types: str, label: str = "", inputs: Inputs | None = None, **sizes: int
-) -> Sample:
+def row(op: str, make: Make, *types: str, label: str = "", inputs: Inputs | None = None, **sizes: int) -> Sample:
     shown = f"{' '.join(types)} {label}".strip()
     dtype = kind(types[0]).dtype.name
     given = inputs or random_inputs(*types, sizes=sizes)
@@ -145,8 +143,9 @@ def activations() -> list[Sample]:
         (Relu.name, "", Relu),
     )
     for name, label, make in makes:
-        for dtype in FLOATS:
-            found.append(row(name, make, f"{dtype}[40]", label=f"{label} edges", inputs=edges(f"{dtype}[40]")))
+        found += [
+            row(name, make, f"{dtype}[40]", label=f"{label} edges", inputs=edges(f"{dtype}[40]")) for dtype in FLOATS
+        ]
         found += [
             row(name, make, "f32[B,3]", label=f"{label} symbolic", B=2),
             row(name, make, "f32[]", label=label),
@@ -158,12 +157,23 @@ def activations() -> list[Sample]:
 
 
 def normalizations() -> list[Sample]:
-    layer: Make = lambda x, scale, shift: LayerNorm(x, scale, shift, (-1,), 1e-5)
-    pair: Make = lambda x, scale, shift: LayerNorm(x, scale, shift, (1, 2), 1e-3)
-    rms: Make = lambda x, scale: RmsNorm(x, scale, (-1,), 1e-6)
-    batch: Make = lambda x, mean, var, scale, shift: BatchNorm(x, mean, var, scale, shift, 1, 1e-5)
-    group: Make = lambda x, scale, shift: GroupNorm(x, scale, shift, 2, 1, (2, 3), 1e-5)
-    last: Make = lambda x, scale, shift: GroupNorm(x, scale, shift, 3, -1, (1,), 1e-5)
+    def layer(x, scale, shift):
+        return LayerNorm(x, scale, shift, (-1,), 1e-5)
+
+    def pair(x, scale, shift):
+        return LayerNorm(x, scale, shift, (1, 2), 1e-3)
+
+    def rms(x, scale):
+        return RmsNorm(x, scale, (-1,), 1e-6)
+
+    def batch(x, mean, var, scale, shift):
+        return BatchNorm(x, mean, var, scale, shift, 1, 1e-5)
+
+    def group(x, scale, shift):
+        return GroupNorm(x, scale, shift, 2, 1, (2, 3), 1e-5)
+
+    def last(x, scale, shift):
+        return GroupNorm(x, scale, shift, 3, -1, (1,), 1e-5)
 
     def positive(*types: str, **sizes: int) -> Inputs:
         """The third operand is a variance."""

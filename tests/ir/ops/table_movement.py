@@ -10,7 +10,18 @@ from sample import Inputs, Sample, around, at_sizes, kind, random_inputs
 from treadle.ir.dims import Dim
 from treadle.ir.dims import parse as size
 from treadle.ir.dtypes import DTYPES
-from treadle.ir.ops.movement import Broadcast, Concatenate, Copy, Iota, Pad, Reshape, Reverse, Slice, StopGradient, Transpose
+from treadle.ir.ops.movement import (
+    Broadcast,
+    Concatenate,
+    Copy,
+    Iota,
+    Pad,
+    Reshape,
+    Reverse,
+    Slice,
+    StopGradient,
+    Transpose,
+)
 from treadle.ir.value import Full, Value
 
 Make = Callable[..., Value]

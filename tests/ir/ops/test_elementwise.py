@@ -86,7 +86,7 @@ def test_conversions_are_numpys(source: DType) -> None:
                 wide = array.real.astype(np.float64)
                 if to.is_integer:
                     info = np.iinfo(to.numpy)
-                    inside = array[(wide > max(info.min, -2.0**62)) & (wide < min(info.max, 2.0**62))]
+                    inside = array[(wide > max(info.min, -(2.0**62))) & (wide < min(info.max, 2.0**62))]
             flat = inside.real if inside.dtype.kind == "c" and to.kind not in ("complex", "bool") else inside
             want = flat.astype(to.numpy)
             x = Parameter("x", TensorType(inside.shape, source))
