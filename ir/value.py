@@ -150,6 +150,12 @@ class Value:
         return kind
 
     @property
+    def tensors(self) -> tuple[TensorType, ...]:
+        """The types of all results: the tuple's elements, or the one tensor."""
+        kind = self.type
+        return kind.elements if isinstance(kind, TupleType) else (kind,)
+
+    @property
     def shape(self) -> Shape:
         return self.tensor.shape
 

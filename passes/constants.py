@@ -21,8 +21,8 @@ from ..ir.loops.nodes import Expr
 from ..ir.ops.contract import Dot
 from ..ir.ops.families import Control, Movement
 from ..ir.ops.movement import Broadcast, Iota
-from ..ir.types import TensorType
-from ..ir.value import After, Array, Constant, Elementwise, Full, Scalar, Value
+from ..ir.types import TensorType, TupleType
+from ..ir.value import After, Array, Constant, Elementwise, Full, Get, Scalar, Value
 from .cost import scalar_cost
 from .manager import Context, graph_pass
 from .rewrite import rewrite
@@ -72,14 +72,16 @@ class _Folder:
             case Elementwise() if value.operands and all(isinstance(x, Full) for x in value.operands):
                 return of_numbers(value)
         operands = [self.of(x) for x in value.operands]
-        if not isinstance(value.type, TensorType) or not (operands or isinstance(value, Iota)):
+        if not (operands or isinstance(value, Iota)):
             return None
         found: list[Known] = [x for x in operands if x is not None]
-        static = all(x.tensor.is_static for x in (value, *value.operands))
-        if len(found) < len(operands) or not static:
+        kinds = [kind for x in (value, *value.operands) for kind in x.tensors]
+        if len(found) < len(operands) or not all(kind.is_static for kind in kinds):
             return None
         here = Known(value, sum(x.stored for x in found), work(value) + sum(x.work for x in found))
-        if isinstance(value, Iota | Broadcast) or (here.stored == 0 and is_plain(value)):
+        # Of several results, those that are read are evaluated.
+        several = isinstance(value.type, TupleType)
+        if several or isinstance(value, Iota | Broadcast) or (here.stored == 0 and is_plain(value)):
             self.symbolic[id(value)] = here
             return None
         return self.evaluated(here)
@@ -160,15 +162,16 @@ def transcendentals(body: tuple[Expr, ...]) -> int:
 
 
 def static_bytes(value: Value) -> int:
-    return math.prod(int(dim) for dim in value.shape) * value.dtype.bytes
+    return sum(int(kind.bytes) for kind in value.tensors)
 
 
 def work(value: Value) -> int:
     """About how many element operations it takes to evaluate one op of known sizes."""
+    if isinstance(value, Get):
+        return 0
     structure = value.structure()
     if structure is None:
-        elements = sum(math.prod(int(dim) for dim in x.shape) for x in (value, *value.operands))
-        return 32 * elements
+        return 32 * sum(int(kind.size) for x in (value, *value.operands) for kind in x.tensors)
     points = math.prod(int(axis.extent) for axis in structure.axes)
     if isinstance(value, Dot):
         return points // 8 + 1  # by BLAS

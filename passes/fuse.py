@@ -132,7 +132,7 @@ class Facts:
 
     def elements(self, value: Value) -> int:
         if id(value) not in self._elements:
-            kinds = value.type.elements if isinstance(value.type, TupleType) else (value.tensor,)
+            kinds = value.tensors
             self._elements[id(value)] = sum(evaluate(kind.size, self.sizes) for kind in kinds)
         return self._elements[id(value)]
 

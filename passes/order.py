@@ -18,7 +18,6 @@ from ..ir.forms import everywhere
 from ..ir.graph import Graph
 from ..ir.ops.control import Group, Scan, While
 from ..ir.ops.families import Control
-from ..ir.types import TupleType
 from ..ir.value import After, Get, Value
 from .arena import ALIGNMENT, samples
 from .reuse import updates_of, view_of
@@ -100,7 +99,7 @@ class Work:
         step = Step(value, len(self.steps), needs=list(waits))
         self.steps.append(step)
         step.reads = list(dict.fromkeys(b for o in value.operands for b in self.buffers[id(o)]))
-        kinds = value.type.elements if isinstance(value.type, TupleType) else (value.tensor,)
+        kinds = value.tensors
         step.makes = [self.buffer(step.number, evaluate(kind.bytes, self.sizes)) for kind in kinds]
         self.buffers[id(value)] = tuple(step.makes)
         self.waits[id(value)] = (step.number,)
@@ -240,7 +239,7 @@ def typical(graph: Graph) -> dict[str, int]:
     """Values for the symbolic sizes at which sequences are compared."""
     sizes: dict[Dim, None] = {}
     for value in everywhere(graph):
-        kinds = value.type.elements if isinstance(value.type, TupleType) else (value.tensor,)
+        kinds = value.tensors
         sizes.update(dict.fromkeys(dim for kind in kinds for dim in kind.shape if type(dim) is not int))
     found = samples(list(sizes), {dim.name: dim for dim in graph.dims})[1]
     for dim in graph.dims:

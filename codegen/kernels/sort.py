@@ -121,7 +121,7 @@ class Row:
         self.op = op
         self.position = position
         self.length: Dim = operands_of(op)[0].shape[op.axis]
-        kinds = op.type.elements if isinstance(op.type, TupleType) else (op.tensor,)
+        kinds = op.tensors
         self.columns = [Column(out, self.along(kind.shape)) for out, kind in zip(source.outs, kinds, strict=True)]
 
     def along(self, shape: tuple[Dim, ...]) -> Callable[[Dim], Dim]:

@@ -20,7 +20,7 @@ from ...ir.loops.build import substitute_expr, walk_expr
 from ...ir.loops.nodes import Alloc, Expr, For, Kernel, Load, Param, Stmt, Store, Var
 from ...ir.program import KernelDef
 from ...ir.structure import Axis, Monoid, Structure
-from ...ir.types import Shape, TupleType
+from ...ir.types import Shape
 from ...ir.value import After, Constant, Full, Get, Parameter, Value
 from .compose import NO_RULES, Composer, Guard, Leaf, Position, Rule, Source, read_steps
 
@@ -84,7 +84,7 @@ class Nests:
 
     def rooms(self, op: Value) -> tuple[Place, ...]:
         """New arrays for the results of an op, which is where they will lie."""
-        kinds = op.type.elements if isinstance(op.type, TupleType) else (op.tensor,)
+        kinds = op.tensors
         self.places[id(op)] = tuple([self.room(kind.dtype, kind.shape) for kind in kinds])
         return self.places[id(op)]
 
