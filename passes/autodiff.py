@@ -16,7 +16,7 @@ from ..ir.graph import Graph
 from ..ir.location import at
 from ..ir.ops.families import Composite, Control, Op, Tangent
 from ..ir.types import TensorType
-from ..ir.value import Elementwise, Get, Parameter, Value, lift
+from ..ir.value import After, Elementwise, Get, Parameter, Value, lift
 
 
 def differentiable(value: Value) -> bool:
@@ -81,6 +81,9 @@ def _tangent(value: Value, tangents: Mapping[int, Tangent]) -> Tangent:
 
 def tangent_of(value: Value, tangents: tuple[Value | None, ...]) -> Tangent:
     """The tangent of one op from its operands' tangents."""
+    if isinstance(value, After):
+        # What it waits for says when, not what.
+        return None if tangents[0] is None else After(tangents[0], value.dependencies)
     if value.linear and all(t is None or i in value.linear for i, t in enumerate(tangents)):
         return _linear_tangent(value, tangents)
     if isinstance(value, Control):
@@ -167,7 +170,7 @@ def _add(gathered: dict[int, Value], value: Value, cotangent: Value) -> None:
 
 def _transpose_op(value: Value, seen: Value, moving: set[int], gathered: dict[int, Value]) -> None:
     for i, operand in enumerate(value.operands):
-        if id(operand) not in moving:
+        if id(operand) not in moving or (isinstance(value, After) and i > 0):
             continue
         if i in value.linear:
             before = gathered.get(id(operand))

@@ -20,7 +20,7 @@ from .contract import moved
 from .elementwise import Clamp, Convert, Eq, Maximum, Select
 from .families import Indexing, Tangent, normalize_axis
 from .movement import Broadcast, Iota, Promise, Reshape, Transpose, static
-from .reduce import ORDERED, converted, stacked
+from .reduce import ORDERED, LinearRecurrence, converted, shifted, stacked
 
 # What an index outside its axis of n elements does.
 #   raise     -n..n-1 count as NumPy counts them, anything else fails
@@ -341,16 +341,36 @@ class Scatter(Indexing):
         return mine / Maximum(count, lift(1, self.x)), theirs / seen
 
     def _shares_of_product(self) -> tuple[Value, Value]:
-        """The product of the others: by division where no other is 0, and 0 elsewhere."""
-        zero_x, zero_updates = (Eq(v, lift(0, v)) for v in (self.x, self.updates))
-        x = Select(zero_x, lift(1, self.x), self.x)
-        updates = Select(zero_updates, lift(1, self.updates), self.updates)
-        rest = replace(self, x=x, updates=updates)
-        none_x, none_updates = Convert(zero_x, self.dtype), Convert(zero_updates, self.dtype)
-        zeros = replace(self, x=none_x, updates=none_updates, combine="add")
-        through_x = Select(Eq(zeros, none_x), rest / x, lift(0, x))
-        others = Eq(self._gather(zeros), none_updates)
-        return through_x, Select(others, self._gather(rest) / updates, lift(0, updates))
+        """The product of the others: without a division, so that zeros are no special case and it has derivatives of
+        every order itself. The updates are brought into the order of their places; within a place the others are those
+        before and those behind."""
+        through_x = replace(self, x=lift(1, self.x))
+        flat, whole = self.indices[0].tensor.size, tuple(self.x.shape[i] for i in _whole(self))
+        place = Reshape(self._place(), (flat,))
+        order = ArgSort(place, 0)
+        sorted_place = Gather(place, (order,), (0,), "promised", 0, True)
+        updates = Gather(Reshape(self.updates, (flat, *whole)), (order,), (0,), "promised", 0, True)
+
+        def products(back: bool) -> Value:
+            same = Eq(sorted_place, shifted(sorted_place, 0, -1, back))
+            here = Broadcast(same, updates.shape, (0,))
+            neighbour = shifted(updates, 0, 1, back)
+            factors, starts = (
+                Select(here, neighbour, lift(0, updates)),
+                Select(here, lift(0, updates), lift(1, updates)),
+            )
+            return LinearRecurrence(factors, starts, 0, back)
+
+        back_in_place = ArgSort(order, 0)
+        others = Gather(products(False) * products(True), (back_in_place,), (0,), "promised", 0, True)
+        return through_x, self._gather(self.x) * Reshape(others, self.updates.shape)
+
+    def _place(self) -> Value:
+        """The number of the place that each update goes to, from 1; 0 for one that is dropped."""
+        rank = self.batch_rank
+        sizes = (*self.x.shape[:rank], *(self.x.shape[axis] for axis in self.axes))
+        numbers = Reshape(Iota(TensorType((product(sizes),), i64), 0), sizes) + 1
+        return Gather(numbers, self.indices, tuple(range(rank, len(sizes))), _linear_mode(self), rank)
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
         x, *indices, updates = _same_batch(operands, batched)

@@ -75,6 +75,15 @@ graph branches(%x: f64[3], %y: f64[3]) -> f64[3]:
   %1 = get %0 {index=0} : f64[3]
   return %1
 """,
+    # Order is no dependence: what is waited for moves too, and adds nothing.
+    "ordered": """
+graph ordered(%x: f64[3], %y: f64[3]) -> f64[3]:
+  %a = exp %y : f64[3]
+  %b = mul %x, %y : f64[3]
+  %c = after %b, [%a, %y] : f64[3]
+  %d = mul %c, %a : f64[3]
+  return %d
+""",
     "called": """
 graph called(%x: f64[3]) -> f64[3]:
   %0 = call [%x] : (f64[3])

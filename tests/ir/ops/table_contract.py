@@ -4,17 +4,20 @@ symbolic sizes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
-from sample import Sample, around, random_inputs
+import numpy as np
+from sample import Sample, around, kind, random_inputs
 from table_reduce import apart, tied
 
 from treadle.ir.dims import floordiv
 from treadle.ir.dtypes import ARITHMETIC, NUMBERS, DType, f32, f64, i32, i64, u32
 from treadle.ir.ops.contract import ArgWindow, Conv, Dot, ReduceWindow, SpreadWindow, TakeWindow
 from treadle.ir.ops.reduce import ORDERED
-from treadle.ir.value import Value
+from treadle.ir.value import Parameter, Value
 
 Make = Callable[..., Value]
 Axes = tuple[int, ...]
@@ -165,31 +168,31 @@ WINDOWS: tuple[tuple[str, tuple[object, ...]], ...] = (
 
 def windows() -> list[Sample]:
     found: list[Sample] = []
-    for kind in ("sum", "max", "min", "prod"):
+    for way in ("sum", "max", "min", "prod"):
         for i, (shape, numbers) in enumerate(WINDOWS):
 
-            def make(x: Value, kind: str = kind, numbers: tuple[object, ...] = numbers) -> Value:
-                return ReduceWindow(x, kind, *numbers)
+            def make(x: Value, way: str = way, numbers: tuple[object, ...] = numbers) -> Value:
+                return ReduceWindow(x, way, *numbers)
 
-            found.append(row("reduce_window", make, f"f32{shape}", label=f"{kind} {i}"))
+            found.append(row("reduce_window", make, f"f32{shape}", label=f"{way} {i}"))
             made = around(make, f"f64{shape}")
-            inputs = apart(f"f64{shape}") if kind in ("max", "min") else random_inputs(f"f64{shape}")
-            found.append(Sample("reduce_window", f"smooth {kind} {i}", made, inputs, ulp=64.0, atol=1e-13, smooth=True))
+            inputs = apart(f"f64{shape}") if way in ("max", "min") else random_inputs(f"f64{shape}")
+            found.append(Sample("reduce_window", f"smooth {way} {i}", made, inputs, ulp=64.0, atol=1e-13, smooth=True))
 
-        def pool(x: Value, kind: str = kind) -> Value:
-            return ReduceWindow(x, kind, (3,), (2,), ((1, 1),))
+        def pool(x: Value, way: str = way) -> Value:
+            return ReduceWindow(x, way, (3,), (2,), ((1, 1),))
 
-        accepted = NUMBERS if kind in ("sum", "prod") else ORDERED
-        found += [row("reduce_window", pool, f"{dtype}[7]", label=kind) for dtype in accepted]
+        accepted = NUMBERS if way in ("sum", "prod") else ORDERED
+        found += [row("reduce_window", pool, f"{dtype}[7]", label=way) for dtype in accepted]
         found += [
-            row("reduce_window", pool, "f32[W]", label=kind, W=6),
-            row("reduce_window", pool, "f32[0]", label=kind),
+            row("reduce_window", pool, "f32[W]", label=way, W=6),
+            row("reduce_window", pool, "f32[0]", label=way),
             # Every other window falls between the elements.
             row(
                 "reduce_window",
-                lambda x, kind=kind: ReduceWindow(x, kind, (2,), (3,), (), (2,), (2,)),
+                lambda x, way=way: ReduceWindow(x, way, (2,), (3,), (), (2,), (2,)),
                 "f32[6]",
-                label=kind,
+                label=way,
             ),
         ]
     return found + choices()
@@ -208,6 +211,7 @@ def choices() -> list[Sample]:
             build = around(partial(_chosen, op, numbers), f"f64{shape}", f"f64{shape}")
             types = (f"f64{shape}", f"f64{shape}")
             found.append(Sample(op, f"{shape} {i}", build, tied(*types)))
+            found.append(_smooth_choice(op, shape, numbers, str(i)))
 
     def pool(x: Value) -> Value:
         return ArgWindow(x, True, (3,), (2,), ((1, 1),))
@@ -222,6 +226,24 @@ def _chosen(op: str, numbers: tuple[object, ...], x: Value, t: Value) -> Value:
     choice = ArgWindow(x, True, *numbers)
     taken = TakeWindow(t, choice, *numbers)
     return taken if op == "take_window" else SpreadWindow(taken, choice, t.shape, *numbers)
+
+
+def _smooth_choice(op: str, shape: str, numbers: tuple[Any, ...], label: str) -> Sample:
+    """Any offsets in the windows as choice, padding among them: the op is linear whatever is chosen."""
+    windows = ArgWindow(Parameter("x", kind(f"f64{shape}")), True, *numbers).tensor
+    large, small = (f"f64[{','.join(map(str, v))}]" for v in (kind(f"f64{shape}").shape, windows.shape))
+
+    def make(x: Value, choice: Value) -> Value:
+        whole = kind(large).shape
+        return TakeWindow(x, choice, *numbers) if op == "take_window" else SpreadWindow(x, choice, whole, *numbers)
+
+    def inputs(rng: np.random.Generator) -> list[np.ndarray]:
+        (x,) = random_inputs(large if op == "take_window" else small)(rng)
+        choice = rng.integers(0, math.prod(numbers[0]), windows.shape)  # type: ignore[arg-type]
+        return [x, choice.astype(np.int32)]
+
+    types = (large if op == "take_window" else small, str(windows))
+    return Sample(op, f"smooth {shape} {label}", around(make, *types), inputs, ulp=64.0, atol=1e-13, smooth=True)
 
 
 def samples() -> list[Sample]:

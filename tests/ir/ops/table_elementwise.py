@@ -68,7 +68,7 @@ EXACT = frozenset(
 COMPOSED = frozenset(("abs", "sign", "mul", "div", "sqrt"))
 
 NOT_SMOOTH = frozenset(
-    """floor ceil trunc rint sign floor_div nextafter is_nan is_inf is_finite signbit not population_count and or xor
+    """floor ceil trunc rint floor_div nextafter is_nan is_inf is_finite signbit not population_count and or xor
     shift_left shift_right eq ne lt le gt ge convert bitcast""".split()
 )
 
