@@ -1,7 +1,7 @@
 """Groups of one contraction and the maps after it, and the nest that computes any of them.
 
 The maps after a contraction read its result at their own position alone, so they are its epilogue: composed once and
-applied to the sums where they lie in registers. `gemm` and `conv` make the fast kernels of the common shapes; what
+applied to the sums where they lie in registers. `gemm` makes the fast kernels of the common shapes; what
 they leave (complex numbers, dilated operands, odd layouts) is the nest here: the result's innermost axis in lanes, the
 reduced axes inside, in the order of the structure. It is right for every contraction with a structure.
 """

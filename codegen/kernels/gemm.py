@@ -7,7 +7,9 @@
                 sums of the tile, in registers:  for k: sums[r, :] += left[r, k] * panel[k, :]
 
 The right operand is the one whose free axis is innermost in the result, so that lanes run along it; the left one is
-read in place, a scalar at a time, spread over the lanes. Every sum is one chain of multiply-adds in the order of k,
+read in place, a scalar at a time, spread over the lanes. A convolution is such a product too, whose depth are the
+channels and the window and whose rows overlap; where its windows leave the operand, they read a copy with zeros around
+it, and so need no bounds. Every sum is one chain of multiply-adds in the order of k,
 whatever the blocks and the target: splitting k only puts the sums down in between. Tiles and panels
 divide the sizes evenly, so that ragged sizes cost no more than their share; sizes known only at run time take tiles
 whose last rows are computed twice, and panels filled up with zeros.
@@ -17,25 +19,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
-from ...ir.dims import Dim, SymbolicDim, ceildiv, linear, maximum, minimum, product, symbol
+from ...ir.dims import Dim, SymbolicDim, ceildiv, known_le, linear, maximum, minimum, product, symbol
 from ...ir.dtypes import DType, bool_, f32, f64
 from ...ir.graph import Graph
-from ...ir.loops.affine import delinearize, linearize
+from ...ir.loops.affine import delinearize, depends, linearize
 from ...ir.loops.build import Builder, and_, cast, eq, ge, index, lt, ne
 from ...ir.loops.nodes import Alloc, Binary, Const, Expr, Fma, For, Kernel, Load, LoopKind, Param, Stmt
 from ...ir.program import KernelDef
 from ...ir.structure import Axis as StructureAxis
 from ...ir.structure import Read, zero
 from ...ir.target import Target
-from ...ir.types import TensorType
+from ...ir.types import Shape, TensorType
 from ...ir.value import Parameter
 from .. import simd
 from ..lower.compose import Lanes
 from ..tidy import numerics
-from .contraction import Problem, contraction_of
+from .contraction import Problem, contraction_of, nest
 from .pack import PANEL_BYTES, Place, Strip, packed
 
 Block: TypeAlias = tuple[Stmt, ...]
@@ -60,11 +62,25 @@ class Axis:
 
 
 @dataclass(frozen=True)
+class Surround:
+    """A copy of an operand that windows read without bounds: `low` zeros before its elements along each axis, `gap - 1`
+    between them, and as many behind as make `padded`. A negative `low` leaves elements out."""
+
+    given: TensorType
+    low: Shape
+    gaps: tuple[int, ...]
+    padded: Shape
+
+
+@dataclass(frozen=True)
 class Operand:
-    """Where an operand lies: element `base` of the buffer is at the origin of all axes."""
+    """Where an operand lies: element `base` of the buffer is at the origin of all axes. With `surround` it is a copy
+    of the buffer that is read; `windowed` says that steps of different axes meet in one element."""
 
     buffer: Param
     base: Dim
+    surround: Surround | None = None
+    windowed: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,16 +97,26 @@ class Matrices:
 
     @staticmethod
     def of(problem: Problem) -> Matrices | None:
-        """None where the contraction is none: an operand is computed, or dilated, or the lanes would run along an axis
-        that both operands have."""
+        """None where the contraction is none: an operand is computed, or the lanes would run along an axis that both
+        operands have."""
         structure, op = problem.structure, problem.op
         if len(structure.reads) != 2 or not all(isinstance(x, Parameter) for x in op.operands):
             return None
-        if any(read.fill is not None or read.divisors for read in structure.reads):
-            return None
         if op.operands[0] is op.operands[1] or any(axis.kind == "scan" for axis in structure.axes):
             return None
-        offsets = [_offset(read, problem) for read in structure.reads]
+        surrounds: list[Surround | None] = []
+        offsets: list[Dim] = []
+        for read in structure.reads:
+            shape, index = op.operands[read.operand].shape, read.index
+            surround = None
+            if read.fill is not None or read.divisors:
+                surround = surrounded(read, op.operands[read.operand].tensor, structure.axes)
+                if surround is None:
+                    return None
+                shape = surround.padded
+                index = tuple([at + low for at, low in zip(index, surround.low)])
+            surrounds.append(surround)
+            offsets.append(linearize(index, shape))
         axes: list[tuple[StructureAxis, Dim, Dim, Dim]] = []
         results = [axis for axis in structure.axes if axis.kind == "parallel"]
         out = linearize([axis.position for axis in results], op.shape)
@@ -119,11 +145,16 @@ class Matrices:
         if not columns:
             return None
         column = columns[-1]
-        row = max(rows, key=_size, default=_none())
+        row = max(reversed(rows), key=_size, default=_none())
         batch = tuple([axis for axis in free if axis is not column and axis is not row])
         sides = [
-            Operand(problem.source.buffer_of[id(op.operands[read.operand])], _origin(offset, structure.axes))
-            for read, offset in zip(structure.reads, offsets)
+            Operand(
+                problem.source.buffer_of[id(op.operands[read.operand])],
+                _origin(offset, structure.axes),
+                surround,
+                any(len(_moving(at, structure.axes)) > 1 for at in read.index),
+            )
+            for read, offset, surround in zip(structure.reads, offsets, surrounds)
         ]
         if swapped:
             sides.reverse()
@@ -146,8 +177,29 @@ def _size(axis: Axis) -> int:
     return extent if type(extent) is int else 1 << 20
 
 
-def _offset(read: Read, problem: Problem) -> Dim:
-    return linearize(read.index, problem.op.operands[read.operand].shape)
+def _moving(index: Dim, axes: Sequence[StructureAxis]) -> list[StructureAxis]:
+    """The axes along which an index moves."""
+    return [axis for axis in axes if axis.extent != 1 and depends(index, axis.name)]
+
+
+def surrounded(read: Read, given: TensorType, axes: Sequence[StructureAxis]) -> Surround | None:
+    """The copy in which every position of a read is inside, None where positions fall along an axis."""
+    if read.fill is None or read.fill.value != zero(given.dtype):
+        return None
+    low: list[Dim] = []
+    padded: list[Dim] = []
+    for position in read.index:
+        first = _origin(position, axes)
+        reach: Dim = 1
+        for axis in axes:
+            step = _step(position, axis.name)
+            if type(step) is not int or step < 0:
+                return None
+            reach = reach + step * (axis.extent - 1)
+        low.append(0 - first)
+        # Of no windows there is nothing to read.
+        padded.append(reach if known_le(0, reach) else maximum(reach, 0))
+    return Surround(given, tuple(low), read.divisors or (1,) * len(low), tuple(padded))
 
 
 def _step(offset: Dim, name: str) -> Dim | None:
@@ -220,7 +272,7 @@ class Cut:
 class Plan:
     """What is decided of a product: tiles of rows, panels of vectors of `lanes`, the contracted axis in blocks of
     `deep`, whether panels are packed, rows in blocks of so many tiles (0: in one); whether the left operand is packed,
-    which needs a workspace, and whether unfinished sums do."""
+    or all panels of the right one beforehand, which needs a workspace, and whether unfinished sums do."""
 
     lanes: int
     rows: Cut
@@ -230,9 +282,11 @@ class Plan:
     block: int
     parallel: bool
     packs_left: bool
+    packs_right: bool
     keeps_sums: bool
 
 
+BLANK: Final = 1 << 13  # zeros written by one piece of work
 GUESS: Final = 256  # for sizes known only at run time
 MOST_ROWS: Final = 14
 PACKED_ROWS: Final = 64  # of the left operand at a time
@@ -279,13 +333,16 @@ def planned(matrices: Matrices, kept: DType, target: Target, sums: bool, work: b
     _, rows, vectors = best
     rows_cut = Cut.of(m, rows) if type(m) is int else Cut(rows, m // rows, 0, True)
     columns = Cut.of(width, vectors) if type(n) is int else Cut(vectors, n // (vectors * lanes), 0, True)
-    few = type(m) is int and m <= 2 * rows_cut.size
+    # The panels of a right operand that many products share (the weights of a convolution) are packed once.
+    uses = product([axis.extent for axis in matrices.batch if axis.right == 0])
+    few = type(m) is int and type(uses) is int and m * uses <= 2 * rows_cut.size
     whole = type(n) is int and columns.count == 1
-    packs = matrices.column.right != 1 or not (few or whole)
+    packs = matrices.column.right != 1 or not (few or (whole and uses == 1))
+    packs_right = packs and work and uses != 1 and not few
     most = deepest(columns.size)
     blocks = max(-(-depth // most), 1)
     deep: Dim = k
-    if packs and (type(k) is not int or blocks > 1):
+    if packs and not packs_right and (type(k) is not int or blocks > 1):
         if len(matrices.depth) == 1 and (sums or work):
             deep = -(-depth // blocks) if type(k) is int else most
         else:
@@ -299,12 +356,16 @@ def planned(matrices: Matrices, kept: DType, target: Target, sums: bool, work: b
     parallel = type(work_) is not int or work_ >= SERIAL
     several = type(n) is not int or type(columns.count) is not int or columns.count > 2
     left = work and several and awkward(matrices, kept)
-    return Plan(lanes, rows_cut, columns, deep, packs, block, parallel, left, deep != k and not sums)
+    keeps_sums = deep != k and not sums
+    return Plan(lanes, rows_cut, columns, deep, packs, block, parallel, left, packs_right, keeps_sums)
 
 
 def awkward(matrices: Matrices, kept: DType) -> bool:
     """Whether rows of the left operand are better read from a copy: they are not contiguous, not of the type that is
-    computed with, or so far apart that a tile's rows fall on the same lines of a first-level cache."""
+    computed with, or so far apart that a tile's rows fall on the same lines of a first-level cache. Windows never are:
+    their copy would be many times the operand."""
+    if matrices.left.windowed:
+        return False
     dtype, apart = matrices.left.buffer.dtype, matrices.row.left
     if dtype is not kept or not matrices.depth or matrices.depth[-1].left != 1 or len(matrices.depth) > 1:
         return bool(matrices.depth)
@@ -337,11 +398,13 @@ def gemm(definition: KernelDef, target: Target) -> Kernel:
     """The kernel of a group whose contraction is a product of matrices."""
     matrices = matrices_of(definition)
     assert matrices is not None
+    if not definition.work and (matrices.left.surround or matrices.right.surround):
+        return matrices.problem.kernel(nest(matrices.problem, target))
     return matrices.problem.kernel(_Gemm(matrices, target, definition.work).block())
 
 
 def workspace(graph: Graph, target: Target) -> tuple[TensorType, ...]:
-    """Room for the packed left operand and for unfinished sums, where they are wanted."""
+    """Room for operands with zeros around them, for packed ones and for unfinished sums, where they are wanted."""
     matrices = matrices_of(KernelDef("kernel", graph))
     assert matrices is not None
     return _Gemm(matrices, target, None).workspace()
@@ -383,17 +446,29 @@ class _Gemm:
         self.plan = planned(matrices, self.kept, target, self.sums is not None, work is None or len(work) > 0)
         # A kernel that is given no workspace does without; one that is given some is given all that it asked for.
         self.left: Param | None = None
+        self.panels: Param | None = None
+        self.copies: list[tuple[Operand, Param]] = []
         if work:
             given = [Param(source.names.fresh("w"), each.dtype, (each.size,), "out") for each in work]
             source.params.extend(given)
+            rooms = iter(given)
+            for side in ("left", "right"):
+                operand = getattr(matrices, side)
+                if operand.surround:
+                    self.copies.append((operand, next(rooms)))
+                    matrices = replace(matrices, **{side: replace(operand, buffer=self.copies[-1][1])})
+            self.matrices = matrices
             if self.plan.packs_left:
-                self.left = given[0]
+                self.left = next(rooms)
+            if self.plan.packs_right:
+                self.panels = next(rooms)
             if self.plan.keeps_sums:
-                self.sums = given[-1]
+                self.sums = next(rooms)
         self.fuses = self.kept in (f32, f64) and target.has("fma")
         self.ranges: dict[str, tuple[Dim, Dim]] = {}
         self.at: list[tuple[Axis, Dim]] = []
-        self.panel: Alloc | None = None
+        self.panel: Alloc | Param | None = None
+        self.panel_at: Dim = 0
 
     @contextmanager
     def loop(self, name: str, stop: Dim, start: Dim = 0, step: int = 1, kind: LoopKind = "serial") -> Iterator[Dim]:
@@ -410,13 +485,50 @@ class _Gemm:
         with self.k.vector("l", lanes, end) as var:
             yield var
 
+    # Operands with zeros around them.
+
+    def surrounded(self, operand: Operand, room: Param, kind: LoopKind) -> None:
+        """Zeros everywhere, then the elements where they belong."""
+        k, lanes, around = self.k, self.plan.lanes, operand.surround
+        assert around is not None
+        size = product(around.padded)
+        with k.loop("z", size, step=BLANK, kind=kind) as z:
+            count = BLANK if type(size) is int and size % BLANK == 0 else minimum(BLANK, size - z)
+            with k.loop("u", count, step=lanes) as u, k.vector("l", lanes, minimum(lanes, count - u)) as lane:
+                k.store(room, z + u + lane, Const(zero(self.kept), self.kept))
+        given = around.given.shape
+        rank = len(given)
+        # From the last axis that is changed on, neighbours in the operand are neighbours in the copy.
+        changed = [j for j in range(rank) if (around.low[j], around.gaps[j], around.padded[j]) != (0, 1, given[j])]
+        last = max(changed, default=0) if around.gaps[max(changed, default=0)] == 1 else max(changed) + 1
+        starts: list[Dim] = []
+        counts: list[Dim] = []
+        for n, low, gap, whole in zip(given, around.low, around.gaps, around.padded):
+            start: Dim = 0 if known_le(0, low) else ceildiv(maximum(0 - low, 0), gap)
+            stop = minimum(n, ceildiv(whole - low, gap))
+            starts.append(start)
+            counts.append(stop - start if known_le(start, stop) else maximum(stop - start, 0))
+        with ExitStack() as stack:
+            at = [stack.enter_context(k.loop("s", count, kind=kind)) for count in counts[:last]]
+            places = [*(start + s for start, s in zip(starts, at)), *starts[last:]]
+            to = linearize([low + gap * s for low, gap, s in zip(around.low, around.gaps, places)], around.padded)
+            strip = Strip(operand.buffer, linearize(places, given), 1, product(counts[last:]))
+            packed(k, strip, (), Place(room, 0, to), lanes, self.target)
+
     # The left operand.
 
     def workspace(self) -> tuple[TensorType, ...]:
-        found: list[TensorType] = []
+        found = [
+            TensorType(operand.surround.padded, self.kept)
+            for operand in (self.matrices.left, self.matrices.right)
+            if operand.surround
+        ]
         if self.plan.packs_left:
             sizes = [axis.extent for axis in self.matrices.batch if axis.left != 0]
             found.append(TensorType((*sizes, self.matrices.row.extent, self.pitch), self.kept))
+        if self.plan.packs_right:
+            sizes = [axis.extent for axis in self.matrices.batch if axis.right != 0]
+            found.append(TensorType((*sizes, self.panel_count, self.depth, self.width), self.kept))
         if self.plan.keeps_sums:
             found.append(self.problem.op.tensor.with_dtype(self.kept))
         return tuple(found)
@@ -424,6 +536,16 @@ class _Gemm:
     @property
     def depth(self) -> Dim:
         return product([axis.extent for axis in self.matrices.depth])
+
+    @property
+    def width(self) -> int:
+        """Columns of a panel."""
+        return self.plan.columns.size * self.plan.lanes
+
+    @property
+    def panel_count(self) -> Dim:
+        cut = self.plan.columns
+        return ceildiv(self.matrices.column.extent, self.width) if cut.ragged else cut.count
 
     @property
     def pitch(self) -> Dim:
@@ -479,50 +601,94 @@ class _Gemm:
     # Panels.
 
     def block(self) -> Block:
-        plan, cut = self.plan, self.plan.columns
+        plan, batch = self.plan, self.matrices.batch
         kind: LoopKind = "parallel" if plan.parallel else "serial"
+        for operand, room in self.copies:
+            self.surrounded(operand, room, kind)
         if self.left is not None:
             self.pack_left(kind)
+        if self.panels is not None:
+            self.pack_right(kind)
         with ExitStack() as stack:
-            for axis in self.matrices.batch:
-                self.at.append((axis, stack.enter_context(self.loop("b", axis.extent, kind=kind))))
-            width = cut.size * plan.lanes
-            extent = self.matrices.column.extent
-            count = ceildiv(extent, width) if cut.ragged else cut.count
-            tiles_ = ceildiv(self.matrices.row.extent, plan.rows.size) if plan.rows.ragged else plan.rows.count
-            blocks = ceildiv(tiles_, plan.block) if plan.block else 1
-            row_block = stack.enter_context(self.loop("q", blocks, kind=kind)) if blocks != 1 else None
-            number = stack.enter_context(self.loop("p", count, kind=kind))
-            if row_block is None:
-                tile_range: tuple[Dim, Dim] = (0, tiles_)
+            places: dict[int, Dim] = {}
+
+            def over(axes: Sequence[Axis]) -> None:
+                for axis in axes:
+                    places[id(axis)] = stack.enter_context(self.loop("b", axis.extent, kind=kind))
+
+            if self.panels is None:
+                over(batch)
+                tile_range = self.row_block(stack, kind)
+                number = stack.enter_context(self.loop("p", self.panel_count, kind=kind))
             else:
-                end = self.k.let("end", index(minimum(row_block * plan.block + plan.block, tiles_)))
-                tile_range = (row_block * plan.block, symbol(end.name))
-            if plan.packs:
-                rows = plan.deep if type(plan.deep) is int else deepest(cut.size)
-                self.panel = self.k.alloc("panel", self.kept, (rows * width,))
-            masked = type(extent) is not int or extent % plan.lanes != 0
-            if cut.ragged and not plan.packs:
-                # Masks would stand in the innermost loop, so whole panels have a loop of their own.
-                with self.k.if_(lt(index(number), index(cut.first))):
-                    self.strip(_Span(number * width, width), tile_range)
-                with self.k.else_():
-                    self.strip(_Span(number * width, width, extent - number * width), tile_range)
-            elif cut.rest == 0:
-                start = number * width
-                self.strip(_Span(start, width, extent - start if masked else None), tile_range)
-            else:
-                small = width - plan.lanes
-                start = number * small + cut.first * plan.lanes
-                thinner = _Span(start, small, extent - start if masked else None)
-                if cut.first == 0:
-                    self.strip(thinner, tile_range)
-                else:
-                    with self.k.if_(lt(index(number), index(cut.first))):
-                        self.strip(_Span(number * width, width), tile_range)
-                    with self.k.else_():
-                        self.strip(thinner, tile_range)
+                # Outermost what the panel depends on: it stays in a cache while the others run.
+                over([axis for axis in batch if axis.right != 0])
+                number = stack.enter_context(self.loop("p", self.panel_count, kind=kind))
+                over([axis for axis in batch if axis.right == 0])
+                tile_range = self.row_block(stack, kind)
+            self.at = [(axis, places[id(axis)]) for axis in batch]
+            if self.panels is not None:
+                self.panel, self.panel_at = self.panels, self.panel_start(self.at, number)
+            elif plan.packs:
+                rows = plan.deep if type(plan.deep) is int else deepest(plan.columns.size)
+                self.panel = self.k.alloc("panel", self.kept, (rows * self.width,))
+            self.spans(number, lambda columns: self.strip(columns, tile_range))
         return self.k.statements()
+
+    def row_block(self, stack: ExitStack, kind: LoopKind) -> tuple[Dim, Dim]:
+        """The tiles of rows of one block: all, if there is one."""
+        plan = self.plan
+        tiles_ = ceildiv(self.matrices.row.extent, plan.rows.size) if plan.rows.ragged else plan.rows.count
+        blocks = ceildiv(tiles_, plan.block) if plan.block else 1
+        if blocks == 1:
+            return 0, tiles_
+        number = stack.enter_context(self.loop("q", blocks, kind=kind))
+        end = self.k.let("end", index(minimum(number * plan.block + plan.block, tiles_)))
+        return number * plan.block, symbol(end.name)
+
+    def spans(self, number: Dim, body: Callable[[_Span], None]) -> None:
+        """`body` for the columns of panel `number`."""
+        plan, cut, width, extent = self.plan, self.plan.columns, self.width, self.matrices.column.extent
+        masked = type(extent) is not int or extent % plan.lanes != 0
+        if cut.ragged and not plan.packs:
+            # Masks would stand in the innermost loop, so whole panels have a loop of their own.
+            with self.k.if_(lt(index(number), index(cut.first))):
+                body(_Span(number * width, width))
+            with self.k.else_():
+                body(_Span(number * width, width, extent - number * width))
+        elif cut.rest == 0:
+            start = number * width
+            body(_Span(start, width, extent - start if masked else None))
+        else:
+            small = width - plan.lanes
+            start = number * small + cut.first * plan.lanes
+            thinner = _Span(start, small, extent - start if masked else None)
+            if cut.first == 0:
+                body(thinner)
+            else:
+                with self.k.if_(lt(index(number), index(cut.first))):
+                    body(_Span(number * width, width))
+                with self.k.else_():
+                    body(thinner)
+
+    def panel_start(self, at: Sequence[tuple[Axis, Dim]], number: Dim) -> Dim:
+        """Where a panel begins among those packed beforehand."""
+        place: Dim = 0
+        for axis, position in at:
+            if axis.right != 0:
+                place = place * axis.extent + position
+        return (place * self.panel_count + number) * self.depth * self.width
+
+    def pack_right(self, kind: LoopKind) -> None:
+        """All panels, whole."""
+        assert self.panels is not None
+        depth = [axis.extent for axis in self.matrices.depth]
+        with ExitStack() as stack:
+            own = [axis for axis in self.matrices.batch if axis.right != 0]
+            at = [(axis, stack.enter_context(self.k.loop("b", axis.extent, kind=kind))) for axis in own]
+            number = stack.enter_context(self.k.loop("p", self.panel_count, kind=kind))
+            place = Place(self.panels, self.width, self.panel_start(at, number), self.width)
+            self.spans(number, lambda columns: self.packed(columns, 0, depth, place, at))
 
     def strip(self, columns: _Span, tile_range: tuple[Dim, Dim]) -> None:
         """One panel: packed block by block, times all tiles of rows."""
@@ -530,7 +696,7 @@ class _Gemm:
         whole = product([axis.extent for axis in depth])
         deep = self.plan.deep
         if whole == deep:
-            self.packed(columns, 0, [axis.extent for axis in depth])
+            self.pack_panel(columns, 0, [axis.extent for axis in depth])
             self.tiles(columns, tile_range, 0, [axis.extent for axis in depth])
             return
         assert type(deep) is int
@@ -538,19 +704,24 @@ class _Gemm:
             extent: Dim = deep
             if type(whole) is not int or whole % deep:
                 extent = symbol(self.k.let("n", index(minimum(deep, whole - start))).name)
-            self.packed(columns, start, [extent])
+            self.pack_panel(columns, start, [extent])
             self.tiles(columns, tile_range, start, [extent])
 
-    def packed(self, columns: _Span, start: Dim, extents: Sequence[Dim]) -> None:
-        if self.panel is None:
-            return
+    def pack_panel(self, columns: _Span, start: Dim, extents: Sequence[Dim]) -> None:
+        if self.panel is not None and self.panels is None:
+            self.packed(columns, start, extents, Place(self.panel, columns.size, 0, columns.size), self.at)
+
+    def packed(
+        self, columns: _Span, start: Dim, extents: Sequence[Dim], place: Place, at: Sequence[tuple[Axis, Dim]]
+    ) -> None:
         right, axis, depth = self.matrices.right, self.matrices.column, self.matrices.depth
-        base = right.base + columns.start * axis.right + start * depth[-1].right
-        for each, at in self.at:
-            base = base + at * each.right
+        base = right.base + columns.start * axis.right
+        if depth:
+            base = base + start * depth[-1].right
+        for each, position in at:
+            base = base + position * each.right
         strip = Strip(right.buffer, base, axis.right, columns.size if columns.left is None else columns.left)
         loops = [("k", extent, each.right) for each, extent in zip(depth, extents, strict=True)]
-        place = Place(self.panel, columns.size, 0, columns.size)
         packed(self.k, strip, loops, place, self.plan.lanes, self.target)
 
     # Tiles.
@@ -619,7 +790,8 @@ class _Gemm:
                     left = self.element(matrices.left, "left", [*places, (matrices.row, self.row(rows, r))])
                 right: Expr
                 if self.panel is not None:
-                    right = Load(self.panel.name, (row * columns.size + c,), self.kept)
+                    pitch = columns.size if self.panels is None else self.width
+                    right = Load(self.panel.name, (self.panel_at + row * pitch + c,), self.kept)
                 else:
                     here = (matrices.column, columns.start + c)
                     right = self.element(matrices.right, "right", [*places, here])
