@@ -45,7 +45,7 @@ from ...ir.loops.nodes import (
     While,
 )
 from ...ir.target import Target
-from . import math_exp, math_log, math_random, math_root, math_special, math_trig
+from . import math_exp, math_gamma, math_log, math_power, math_random, math_root, math_special, math_trig
 from .math_writing import Lets, Rare, Written
 
 Block: TypeAlias = tuple[Stmt, ...]
@@ -94,6 +94,12 @@ _F64: Final[dict[str, Writer]] = {
     "atan2": math_trig.atan2_f64,
     "cbrt": math_root.cbrt_f64,
     "hypot": math_root.hypot_f64,
+    "pow": math_power.pow_f64,
+    "erf": math_special.erf_f64,
+    "erfc": math_special.erfc_f64,
+    "erfinv": math_special.erfinv_f64,
+    "lgamma": math_gamma.lgamma_f64,
+    "digamma": math_gamma.digamma_f64,
 }
 _F32: Final[dict[str, Writer]] = {
     "log": math_log.log_f32,
@@ -101,6 +107,7 @@ _F32: Final[dict[str, Writer]] = {
     "sin": math_trig.sin_f32,
     "cos": math_trig.cos_f32,
     "tan": math_trig.tan_f32,
+    "pow": math_power.pow_f32,
 }
 # Every function, by name and dtype: (operands..., lets) -> expression.
 WRITERS: Final[dict[tuple[str, DType], Writer]] = {

@@ -67,16 +67,17 @@ def native(op: str, dtype: DType, target: Target) -> Native:
     return Native(op, dtype, target)
 
 
-def ulps(found: Array, exact: Array) -> Array:
-    """|found - exact| in units in the last place of `found`'s format at `exact`, which has more digits. Equal
-    infinities, NaN for NaN, and 0 for what rounds to it count as 0; a wrong one of them as infinity."""
+def ulps(found: Array, exact: Array, floor: float = 0.0) -> Array:
+    """|found - exact| in units in the last place of `found`'s format at `exact`, which has more digits, or at the
+    floor if that is larger. Equal infinities, NaN for NaN, and 0 for what rounds to it count as 0; a wrong one of them
+    as infinity."""
     dtype = found.dtype
     info = np.finfo(dtype)
     wide = exact.dtype
     with np.errstate(all="ignore"):
         near = exact.astype(dtype)
         size = np.abs(exact)
-        exponent = np.frexp(np.where(np.isfinite(size), size, 1))[1]
+        exponent = np.frexp(np.where(np.isfinite(size), np.maximum(size, floor), 1))[1]
         exponent = np.maximum(exponent, info.minexp + 1) - info.nmant - 1
         error = np.abs(found.astype(wide) - exact) / np.ldexp(np.ones((), wide), exponent)
         error = np.where(np.isnan(exact), np.where(np.isnan(found), 0, np.inf), error)
@@ -108,7 +109,8 @@ def special(dtype: Any) -> Array:
     whole = np.arange(-40, 41, dtype=dtype) / 2
     edges = [info.smallest_subnormal, info.tiny, np.nextafter(info.tiny, dtype(0)), info.max, info.eps, np.inf, np.nan]
     values = np.concatenate([np.array([0.0, *edges], dtype), whole])
-    values = np.concatenate([values, np.nextafter(values, dtype(np.inf)), np.nextafter(values, dtype(-np.inf))])
+    with np.errstate(over="ignore"):
+        values = np.concatenate([values, np.nextafter(values, dtype(np.inf)), np.nextafter(values, dtype(-np.inf))])
     return np.concatenate([values, -values])
 
 
