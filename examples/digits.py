@@ -1,8 +1,8 @@
 """Real handwritten digits through the whole of treadle.
 
-Weights come from scikit-learn's MLP, trained here in a few seconds. The predict function is plain NumPy; it is traced,
-compiled with its weights as constants, checked against NumPy, timed, dumped, saved as one shared library, loaded again,
-and served by a Python that has neither treadle nor LLVM. Run it by `make demo`, or `python examples/digits.py`.
+Weights come from scikit-learn's MLP, trained here in seconds. The predict function is plain NumPy; it is traced,
+compiled with its weights as constants, checked against NumPy, timed, dumped, drawn, saved as one shared library, loaded
+again, and served by a Python that imports NumPy alone. Run it by `make demo`, or `python examples/digits.py`.
 """
 
 from __future__ import annotations
@@ -13,18 +13,21 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from pictures import draw_graph, draw_memory, shown
 
 import treadle as td
 
-Params = list[dict[str, NDArray[np.float32]]]
+Floats = NDArray[np.float32]
+Params = list[dict[str, Floats]]
+WIDTH = 80
 
 
-def predict(layers: Params, images: NDArray[np.float32]) -> NDArray[np.float32]:
+def predict(layers: Params, images: Floats) -> Floats:
     """Probabilities of the ten digits, for images of 64 pixels in 0..16: (n, 64) -> (n, 10)."""
     h = images / 16
     for layer in layers[:-1]:
@@ -34,8 +37,8 @@ def predict(layers: Params, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def train(seed: int = 0) -> tuple[Params, object, NDArray[np.float32], NDArray[np.int64]]:
-    """scikit-learn's MLP on three quarters of its digits; the weights, the model, and the held-out quarter."""
+def train(seed: int = 0) -> tuple[Params, Callable[[Floats], Floats], Floats, NDArray[np.int64]]:
+    """scikit-learn's MLP on three quarters of its digits: weights, its own predict, and the held-out quarter."""
     from sklearn.datasets import load_digits
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.model_selection import train_test_split
@@ -52,10 +55,10 @@ def train(seed: int = 0) -> tuple[Params, object, NDArray[np.float32], NDArray[n
         {"w": w.astype(np.float32), "b": b.astype(np.float32)}
         for w, b in zip(model.coefs_, model.intercepts_, strict=True)
     ]
-    return layers, model, x_test, y_test
+    return layers, lambda images: model.predict_proba(images / 16), x_test, y_test
 
 
-def seconds(*calls: Callable[[], object], rounds: int = 15, least: float = 0.01) -> list[float]:
+def seconds(calls: Sequence[Callable[[], object]], rounds: int = 15, least: float = 0.01) -> list[float]:
     """The median time of each call; the calls take turns, so that all see the same machine."""
     repeats = []
     for call in calls:
@@ -73,8 +76,8 @@ def seconds(*calls: Callable[[], object], rounds: int = 15, least: float = 0.01)
     return [statistics.median(each) for each in samples]
 
 
-def serve(model: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Predict in another Python, isolated, that imports NumPy and the generated `model.py` alone."""
+def serve(model: Path, images: Floats) -> Floats:
+    """Predict in another Python, isolated, that imports NumPy and the generated `digits.py` beside the model."""
     np.save(model.with_name("images.npy"), images)
     script = (
         "import sys, importlib.util, numpy as np\n"
@@ -88,147 +91,128 @@ def serve(model: Path, images: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.load(model.with_name("served.npy"))
 
 
-def main() -> None:
-    from rich.console import Console
-    from rich.table import Table
+def heart(kernel: str) -> list[str]:
+    """Of the text of a kernel, its deepest statement and the loops round it."""
+    lines = kernel.rstrip().split("\n")
+    depths = [len(line) - len(line.lstrip()) for line in lines]
+    at = depths.index(max(depths))
+    found = [lines[at]]
+    for line, depth in zip(reversed(lines[:at]), reversed(depths[:at]), strict=True):
+        if depth < len(found[0]) - len(found[0].lstrip()):
+            found.insert(0, line)
+    return [line if len(line) <= WIDTH - 3 else line[: WIDTH - 6] + "..." for line in found]
 
+
+class Report:
+    """Numbered steps in two columns, and tables below them, 80 characters wide."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self.console = Console(highlight=False, width=WIDTH)
+        self.number = 0
+
+    def step(self, what: str, *lines: str) -> None:
+        self.number += 1
+        self.console.print(f"[bold]{self.number}. {what:<9}[/] {lines[0]}")
+        self.below(*lines[1:], indent=13)
+
+    def below(self, *lines: str, indent: int = 3, style: str = "") -> None:
+        for line in lines:
+            self.console.print(" " * indent + line, style=style, markup=False, no_wrap=True)
+
+    def table(self, widths: Sequence[int], head: Sequence[str], *rows: Sequence[str]) -> None:
+        """The first column is set to the left, the others to the right."""
+        for number, row in enumerate((head, *rows)):
+            cells = [f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths))]
+            self.below("".join(cells), indent=13, style="dim" if number == 0 else "")
+        self.console.print()
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/digits"), help="where the model and pictures go")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    console = Console(highlight=False)
+    report = Report()
 
-    layers, model, images, labels = train()
-    console.print(
-        f"[bold]1. trained[/] scikit-learn's MLP, {sum(p.size for each in layers for p in each.values())} weights"
-    )
+    layers, reference, images, labels = train()
+    one = images[:1]
+    weights = sum(array.size for layer in layers for array in layer.values())
+    report.step("trained", f"scikit-learn's MLP, outside of treadle: {weights:,} weights")
 
-    start = time.perf_counter()
     fast = td.jit(predict).bind(layers)
+    start = time.perf_counter()
     compiled = fast.compile(images)
     took = time.perf_counter() - start
-    graph, program = compiled.graph, compiled.executed.compilation.program
-    console.print(
-        f"[bold]2. compiled[/] in {took * 1e3:.0f} ms: {len(graph.ops)} ops became {len(program.kernels)} kernels, "
-        f"{compiled.memory_analysis().generated_code_size_in_bytes} bytes of code"
+    program = compiled.as_text("program")
+    calls = [line.split() for line in program.split("\n") if line.startswith("  call ")]
+    memory = compiled.memory_analysis()
+    code = shown(memory.generated_code_size_in_bytes)
+    operations = len(compiled.graph.ops)
+    report.step("compiled", f"{operations} operations into {len(calls)} kernels, {code} of code, in {took:.2f} s")
+
+    found, expected = fast(images), predict(layers, images)
+    difference = float(np.abs(found - expected).max())
+    accuracy, theirs = (float((p.argmax(axis=1) == labels).mean()) for p in (found, reference(images)))
+    assert difference < 1e-5, difference
+    assert accuracy > 0.95, accuracy
+    report.step(
+        "checked",
+        f"{accuracy:.2%} of {len(images)} held-out images right, scikit-learn {theirs:.2%};",
+        f"the largest difference to NumPy is {difference:.1e}",
     )
 
-    expected = predict(layers, images)
-    found = fast(images)
-    difference = float(np.abs(found - expected).max())
-    accuracy = float((found.argmax(axis=1) == labels).mean())
-    assert difference < 1e-5, difference
-    console.print(f"[bold]3. checked[/] against NumPy: largest difference {difference:.1e}, accuracy {accuracy:.2%}")
-
-    table = Table("", "1 image", f"{len(images)} images", "per image")
-    one = images[:1]
-    engines: list[tuple[str, Callable[[NDArray[np.float32]], object]]] = [
+    engines: list[tuple[str, Callable[[Floats], object]]] = [
         ("treadle", fast),
         ("NumPy", lambda x: predict(layers, x)),
-        ("scikit-learn", lambda x: model.predict_proba(x / 16)),  # type: ignore[attr-defined]
+        ("scikit-learn", reference),
     ]
-    single = seconds(*(lambda f=f: f(one) for _, f in engines))  # type: ignore[misc]
-    batch = seconds(*(lambda f=f: f(images) for _, f in engines))  # type: ignore[misc]
-    for (name, _), a, b in zip(engines, single, batch, strict=True):
-        table.add_row(name, f"{a * 1e6:.1f} us", f"{b * 1e6:.0f} us", f"{b / len(images) * 1e6:.2f} us")
-    console.print("[bold]4. timed[/], medians of interleaved runs")
-    console.print(table)
+    single = seconds([lambda f=f: f(one) for _, f in engines])  # type: ignore[misc]
+    batch = seconds([lambda f=f: f(images) for _, f in engines])  # type: ignore[misc]
+    report.step("timed", f"microseconds, medians of interleaved calls; up to {td.get_num_threads()} threads")
+    rows = [
+        (name, f"{a * 1e6:.1f}", f"{b * 1e6:,.0f}", f"{b / len(images) * 1e6:.2f}", f"{b / batch[0]:.1f} x")
+        for (name, _), a, b in zip(engines, single, batch, strict=True)
+    ]
+    report.table((14, 11, 13, 13, 12), ("", "1 image", f"{len(images)} images", "per image", "to treadle"), *rows)
 
-    memory = compiled.memory_analysis()
-    console.print(
-        f"[bold]5. memory[/]: arena {memory.temp_size_in_bytes} bytes, lower bound {memory.lower_bound_in_bytes}; "
-        f"weights {memory.constant_size_in_bytes} bytes"
+    report.step("fused", "what each kernel does, what it gives, and the line where it ends")
+    rows = [
+        (words[1].split("(")[0].rpartition("_")[0].replace("_", " "), words[words.index("->") + 2], words[-1][1:])
+        for words in calls
+    ]
+    report.table((33, 14, 16), ("kernel", "result", "line"), *rows)
+
+    peak, bound = memory.temp_size_in_bytes, memory.lower_bound_in_bytes
+    report.step(
+        "planned",
+        f"peak memory between kernels {shown(peak)}, lower bound {shown(bound)};",
+        f"weights {shown(memory.constant_size_in_bytes)}, which all calls share",
     )
 
+    report.step("dumped", "the innermost loops of kernel 1; whole texts lie beside the model")
+    report.below(*heart(compiled.as_text("loops").split("\n\n")[1]), style="dim")
+    for stage in ("graph", "program", "loops"):
+        (out / f"digits.{stage}").write_text(compiled.as_text(stage))
+
+    # One program for any number of images is what is kept.
     path = out / "digits.so"
-    compiled.save(path, header=True, loader=True)
-    (out / "digits.graph").write_text(str(graph))
-    (out / "digits.program").write_text(compiled.as_text("program"))
-    (out / "digits.loops").write_text(compiled.as_text("loops"))
-    again = td.load(path, verify=True)(images)
-    served = serve(path, images)
-    assert np.array_equal(again, found) and np.array_equal(served, found)
-    console.print(
-        f"[bold]6. saved[/] {path} ({path.stat().st_size} bytes), loaded again, and served by a Python with NumPy "
-        "only: the same bits each time"
+    fast.compile(td.ShapeDtype(("n", 64), "float32")).save(path, header=True, loader=True)
+    again = td.load(path, verify=True)
+    for some in (images, one):
+        assert np.array_equal(again(some), fast(some))
+        assert np.array_equal(serve(path, some), fast(some))
+    report.step(
+        "saved",
+        f"{path.name}, {shown(path.stat().st_size)} with its weights, for any number of images;",
+        "loaded again, and served by a Python that imports NumPy alone:",
+        "the same bits each time",
     )
 
     draw_memory(program, out / "memory.png")
-    draw_graph(compiled.executed.compilation.optimized, out / "graph.png")
-    console.print(f"[bold]7. drawn[/] {out / 'memory.png'} and {out / 'graph.png'}")
-
-
-def draw_memory(program: object, path: Path) -> None:
-    """The arena over the program's statements: one rectangle per value."""
-    from matplotlib.figure import Figure
-
-    from treadle.ir.program import Call, Program
-
-    assert isinstance(program, Program)
-    calls = [s for s in program.body if isinstance(s, Call)]
-    spans: dict[tuple[int, int], list[int]] = {}
-    names: dict[tuple[int, int], str] = {}
-    for moment, call in enumerate(calls):
-        for slot in (*call.reads, *call.writes):
-            if slot.space == "arena" and isinstance(slot.offset, int) and isinstance(slot.type.bytes, int):
-                span = spans.setdefault((slot.offset, slot.type.bytes), [moment, moment])
-                span[1] = moment
-                names.setdefault((slot.offset, slot.type.bytes), str(slot.type))
-    figure = Figure(figsize=(8, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for number, ((offset, size), (first, last)) in enumerate(sorted(spans.items())):
-        axes.barh(
-            offset + size / 2,
-            last - first + 0.9,
-            size,
-            first - 0.45,
-            color=f"C{number % 10}",
-            alpha=0.8,
-            edgecolor="black",
-        )
-        axes.text((first + last) / 2, offset + size / 2, names[offset, size], ha="center", va="center", fontsize=9)
-    axes.set_xticks(range(len(calls)), [call.kernel for call in calls], rotation=20, ha="right", fontsize=8)
-    axes.set_xlim(-0.6, max(len(calls) - 0.4, 1))
-    axes.set_ylabel("bytes in the arena")
-    axes.set_title(f"{program.name}: arena {program.arena_bytes} bytes, lower bound {program.lower_bound}")
-    axes.axhline(float(str(program.lower_bound)), color="black", linestyle=":", linewidth=1)
-    figure.savefig(path, dpi=120)
-
-
-def draw_graph(graph: object, path: Path) -> None:
-    """The groups and what flows between them, laid out by depth."""
-    import networkx as nx
-    from matplotlib.figure import Figure
-
-    from treadle.ir.graph import Graph
-    from treadle.ir.value import Get, Parameter
-
-    assert isinstance(graph, Graph)
-    picture: nx.DiGraph[int] = nx.DiGraph()
-    depth: dict[int, int] = {}
-    labels: dict[int, str] = {}
-    for value in graph.order:
-        source = [o.x if isinstance(o, Get) else o for o in value.operands]
-        if isinstance(value, Get):
-            continue
-        depth[id(value)] = 1 + max((depth[id(o)] for o in source), default=-1)
-        body = value.bodies[0] if value.bodies else None
-        labels[id(value)] = body.name if body else value.label if isinstance(value, Parameter) else value.name
-        picture.add_node(id(value), layer=depth[id(value)])
-        for o in source:
-            picture.add_edge(id(o), id(value))
-    figure = Figure(figsize=(9, 5), layout="constrained")
-    axes = figure.subplots()
-    places = nx.multipartite_layout(picture, subset_key="layer")
-    groups = [n for n in picture if picture.in_degree(n)]
-    leaves = [n for n in picture if not picture.in_degree(n)]
-    nx.draw_networkx_nodes(picture, places, nodelist=groups, node_color="C0", node_size=900, node_shape="s", ax=axes)
-    nx.draw_networkx_nodes(picture, places, nodelist=leaves, node_color="C7", node_size=500, ax=axes)
-    nx.draw_networkx_edges(picture, places, ax=axes, arrowsize=14, node_size=900)
-    nx.draw_networkx_labels(picture, places, labels, font_size=7, ax=axes)
-    axes.set_axis_off()
-    axes.set_title(f"{graph.name}: {len(groups)} kernels")
-    figure.savefig(path, dpi=120)
+    draw_graph(program, out / "graph.png")
+    report.step("drawn", "memory.png and graph.png; all files are in", f"{out}")
 
 
 if __name__ == "__main__":
