@@ -15,6 +15,7 @@ import numpy as np
 
 from .functions import handler_of
 from .functions.refusal import Refusal
+from .functions.ufuncs import OUTSIDE
 
 Status = Literal["traced", "refused", "concrete"]
 
@@ -53,6 +54,7 @@ NOTES: Final[dict[str, str]] = {
     "repeat": "`repeats` must be known (TD0811)",
     "searchsorted": "not of complex numbers (TD0810)",
     "split": "at places that are known",
+    "take": "NumPy does not look at `indices` (TD0800); under `td.numpy` they are traced",
     "unravel_index": "an index outside raises when it runs",
     "where": "with three arguments (with one: TD0811)",
 }
@@ -93,7 +95,7 @@ def rows() -> list[Row]:
             elif handler is not None:
                 found.append(Row(path, "traced", asked, "", NOTES.get(path, "")))
             elif asked:
-                found.append(Row(path, "refused", asked, "TD0810", "call it outside of the traced function"))
+                found.append(Row(path, "refused", asked, "TD0810", OUTSIDE))
             else:
                 found.append(Row(path, "concrete", asked))
     return found

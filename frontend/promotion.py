@@ -77,6 +77,9 @@ def _loop(
         given = tuple(_replaced(ufunc, operand, i, ours is not None) for i, operand in enumerate(operands))
     elif dtype is not None and dtype in _OURS:
         ours = dtype
+    if all(isinstance(each, type) for each in given):
+        # Numbers of Python alone are arrays of their own dtypes; of ints NumPy would compare objects.
+        given = tuple(default(each) for each in given if isinstance(each, type))
     asked: list[Any] = [each if isinstance(each, type) else each.numpy for each in given]
     asked = [None, *asked, None] if reduction else asked + [None] * ufunc.nout
     options: dict[str, Any] = {"casting": casting}

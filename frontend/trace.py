@@ -22,7 +22,7 @@ from ..ir.graph import Graph
 from ..ir.location import Location, Origin
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant, DimSize, Full, Get, Parameter, Value
-from .userline import location_of, user_frame, user_location
+from .userline import is_internal, location_of, raised_by_user, user_frame, user_location
 
 Weak = Literal["int", "float", "complex"]
 
@@ -74,13 +74,26 @@ def _same_bytes(a: Array, b: Array) -> bool:
 class Session:
     """What an outermost trace shares with those inside it."""
 
-    __slots__ = ("captured", "constants", "dims", "sequence")
+    __slots__ = ("captured", "constants", "dims", "refused", "sequence")
 
     def __init__(self) -> None:
+        self.refused: TreadleError | None = None
         self.sequence = 0
         self.dims: dict[str, DimName] = {}
         self.constants: dict[int, tuple[Array, Constant]] = {}
         self.captured: list[Captured] = []
+
+    def behind(self, error: Exception) -> TreadleError | None:
+        """The refusal that NumPy met and told in words of its own: the last one, where `error` left the same line."""
+        refused = self.refused
+        if refused is None or refused.location is None or isinstance(error, TreadleError) or raised_by_user(error):
+            return None
+        trace, line = error.__traceback__, None
+        while trace is not None:
+            if not is_internal(trace.tb_frame.f_code.co_filename):
+                line = (trace.tb_frame.f_code.co_filename, trace.tb_lineno)
+            trace = trace.tb_next
+        return refused if line == (refused.location.file, refused.location.line) else None
 
 
 class Trace:

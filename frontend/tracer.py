@@ -129,12 +129,16 @@ class Tracer:
     # What needs the numbers, refused.
 
     def _refuse(self, what: str, code: str, edit: str, kind: type[TreadleError] = TypeMismatch) -> TreadleError:
-        return kind(
+        refusal = kind(
             f"a traced {self.value.type} is not known while tracing and was {what}",
             code=code,
             location=here(),
             edit=edit,
         )
+        trace = current()
+        if trace is not None:
+            trace.session.refused = refusal
+        return refusal
 
     def __bool__(self) -> bool:
         word = first_word()
@@ -684,7 +688,13 @@ def _trace(
             trace.params = tuple(Parameter(spec.path, spec.type) for spec in specs)
         tracers = [Tracer(p, trace, spec.weak) for p, spec in zip(trace.params, specs, strict=True)]
         args, kwargs = rebuild(tracers)
-        out = fn(*args, **kwargs)
+        try:
+            out = fn(*args, **kwargs)
+        except Exception as error:
+            refused = trace.session.behind(error)
+            if refused is None:
+                raise
+            raise refused from None
         leaves, out_tree = tree.flatten(out)
         results: list[Tracer] = []
         with at(Origin(begin, trace.session.sequence + 1)):

@@ -106,7 +106,7 @@ def ours(error: BaseException) -> TreadleError | None:
     `error`."""
     if isinstance(error, TreadleError):
         return error
-    if _raised_by_user(error.__traceback__):
+    if raised_by_user(error):
         return None
     cause: BaseException | None = error
     for _ in range(8):
@@ -116,8 +116,9 @@ def ours(error: BaseException) -> TreadleError | None:
     return None
 
 
-def _raised_by_user(trace: TracebackType | None) -> bool:
+def raised_by_user(error: BaseException) -> bool:
     """Whether the innermost frame is the user's and stands at a `raise`."""
+    trace = error.__traceback__
     if trace is None:
         return False
     while trace.tb_next is not None:

@@ -175,7 +175,7 @@ class Facts:
 class Fuser:
     """Groups of some of a graph's ops, in order. `caution` 0 tries everything; 1 leaves out rows, epilogues of
     reductions and neighbours; 2 joins only maps; 3 nothing. `elsewhere` are the ids of ops of which other groups, not
-    seen here, have copies."""
+    seen here, have copies; `beyond` are ops outside of these that read the copies here."""
 
     def __init__(
         self,
@@ -185,6 +185,7 @@ class Fuser:
         options: FuseOptions,
         caution: int = 0,
         elsewhere: Mapping[int, None] = NOWHERE,
+        beyond: Sequence[Value] = (),
     ) -> None:
         self.ops = ops
         self.facts = facts
@@ -192,7 +193,7 @@ class Fuser:
         self.options = options
         self.caution = caution
         self.elsewhere = elsewhere
-        self.known = {id(value) for value in ops}
+        self.known = {id(value) for value in (*ops, *beyond)}
         self.units: dict[int, Unit] = {}
         self.copies: dict[int, list[Unit]] = {}
         self.lowest = 0
@@ -637,34 +638,38 @@ class Emitter:
         """Close a group; cut it where it is better cut, and group it again where no kernel takes it whole."""
         cut = fuser.parts(unit)
         if cut is not None:
-            self.again(cut[0], unit, fuser, table, fuser.caution)
-            self.group(cut[1], cut[1], table)
+            self.again(cut[0], cut[1], fuser, table, fuser.caution)
             return
         outputs = fuser.outputs(unit)
         group = close(unit.members, outputs, self.facts.dims, table)
         if len(unit.members) > 1 and not self.cx.kernels.accepts(group.body):
             self.cx.remark(unit.members[-1], f"not fused: no kernel for {group.body.name} as a whole")
-            self.again(unit.members, unit, fuser, table, fuser.caution + 1)
+            self.again(unit.members, (), fuser, table, fuser.caution + 1)
             return
         self.emit(group, outputs, table)
 
     def again(
-        self, members: Sequence[Value], unit: Unit, fuser: Fuser, table: MutableMapping[int, Value], caution: int
+        self,
+        members: Sequence[Value],
+        rest: Sequence[Value],
+        fuser: Fuser,
+        table: MutableMapping[int, Value],
+        caution: int,
     ) -> None:
-        """Group some members of a unit anew. Copies that it shares with other units are its own here."""
+        """Group some members of a unit anew, and the `rest`, which reads them, by itself. Copies that they share with
+        other units are their own here."""
         shared = dict.fromkeys(id(m) for m in members if id(m) in fuser.copies or id(m) in fuser.elsewhere)
-        inner = Fuser(members, self.facts, self.cx, self.options, caution, shared)
+        inner = Fuser(members, self.facts, self.cx, self.options, caution, shared, rest)
         inner.run()
         before = {key: table[key] for key in shared if key in table}
         self.units(inner, table)
+        if rest:
+            self.emit(close(rest, rest, self.facts.dims, table), rest, table)
         for key in shared:
             if key in before:
                 table[key] = before[key]
             else:
                 table.pop(key, None)
-
-    def group(self, members: Sequence[Value], outputs: Sequence[Value], table: MutableMapping[int, Value]) -> None:
-        self.emit(close(members, outputs, self.facts.dims, table), outputs, table)
 
     def emit(self, group: Group, outputs: Sequence[Value], table: MutableMapping[int, Value]) -> None:
         with_origin(group, outputs[-1].origin)

@@ -28,13 +28,14 @@ from ..arrays import (
     permute,
     reshape,
     size_value,
+    static_dim,
     static_int,
     typed,
 )  # fmt: skip
 from ..promotion import result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
-from .creation import astype
+from .creation import arange, astype
 from .joining import concatenate
 from .reductions import GIVEN, cumsum, sum_
 from .selection import take, where
@@ -437,6 +438,16 @@ def i0(x: Any) -> Tracer:
     return wrap(e.Select(at <= 8.0, near, far))
 
 
+def kaiser(M: Any, beta: Any) -> Tracer:
+    """The Kaiser window of M points."""
+    n = arange(M, dtype=f64)
+    last = static_dim(M, "M") - 1
+    single = type(last) is int and last == 0
+    turn = _sub(_div(_mul(2.0, n), 1 if single else last), 0 if single else 1)
+    edge = elementwise(np.maximum, _sub(1.0, _mul(turn, turn)), 0.0)
+    return _div(i0(_mul(beta, elementwise(np.sqrt, edge))), i0(elementwise(np.multiply, beta, 1.0)))
+
+
 def _coefficients(function: Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]], count: int) -> list[float]:
     """The Chebyshev coefficients of a function on [-1, 1], highest first, from its values at the Chebyshev points."""
     nodes = np.cos(np.pi * (np.arange(count) + 0.5) / count)
@@ -625,6 +636,7 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.gradient: gradient,
     np.i0: i0,
     np.interp: interp,
+    np.kaiser: kaiser,
     np.ix_: ix_,
     np.packbits: packbits,
     np.poly: poly,

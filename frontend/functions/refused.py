@@ -48,7 +48,6 @@ ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("roots", _SHAPE, _eigen),
     ("polydiv", _SHAPE, _outside),
     ("polyfit", _ABSENT, "solve the normal equations: np.linalg.solve(V.T @ V, V.T @ y) with V = np.vander(x, n)"),
-    ("kaiser", _ABSENT, _outside),
     ("may_share_memory", _MEMORY, "compare names with `is`"),
     ("shares_memory", _MEMORY, "compare names with `is`"),
     ("array2string", _ELEMENTS, "print it after the call"),

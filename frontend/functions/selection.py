@@ -22,6 +22,7 @@ from ..arrays import (
     convert,
     described,
     expand,
+    is_number,
     lift,
     operands,
     permute,
@@ -131,10 +132,14 @@ def clip(
 def _within(a: Any, bound: Any) -> Any:
     """A bound that a's integer type cannot hold clips nothing: the end of the type stands for it."""
     kind = described(a)
-    if isinstance(kind, type) or not kind.is_integer or not isinstance(bound, int) or isinstance(bound, bool):
+    if isinstance(kind, type) or not kind.is_integer or described(bound) is not int:
         return bound
     low, high = (0, 2**kind.bits - 1) if kind.kind == "uint" else (-(2 ** (kind.bits - 1)), 2 ** (kind.bits - 1) - 1)
-    return low if bound < low else high if bound > high else bound
+    if is_number(bound):
+        return low if bound < low else high if bound > high else bound
+    number = unwrap(lift(bound))
+    ends = (Full(max(low, -(2**63)), number.tensor), Full(min(high, 2**63 - 1), number.tensor))
+    return wrap(e.Clamp(number, *ends), "int")
 
 
 def _mode(mode: Any) -> Mode:

@@ -320,6 +320,7 @@ def elementwise(
         known = _out_of_range(ufunc, given, kinds, takes)
         if known is not None:
             return wrap(Full(known, TensorType(shape, bool_)))
+        takes = _by_value(given, kinds, takes)
     if ufunc is np.power and takes[0].kind == "int" and is_number(given[1]) and given[1] < 0:
         raise ArithmeticFault(
             "integers to negative integer powers are not allowed",
@@ -366,6 +367,15 @@ def _out_of_range(
     return None
 
 
+def _by_value(given: list[Any], kinds: tuple[Described, ...], takes: tuple[DType, ...]) -> tuple[DType, ...]:
+    """A traced Python int is compared by its value, which the other operand's type may not hold: in i64."""
+    for i in (0, 1):
+        if kinds[i] is int and not is_number(given[i]) and takes[i].is_integer:
+            wide = takes[1 - i] if takes[1 - i] is u64 else i64
+            return (i64, wide) if i == 0 else (wide, i64)
+    return takes
+
+
 def refuse_out(out: Any, name: str) -> None:
     """Results are new arrays: TD0806 for `out=`."""
     if isinstance(out, tuple) and all(each is None for each in out):
@@ -380,13 +390,11 @@ def refuse_out(out: Any, name: str) -> None:
         )
 
 
+OUTSIDE: Final = "call it outside of the traced function, or write it in functions that are (docs/numpy.md)"
+
+
 def not_traced(name: str) -> Unsupported:
-    return Unsupported(
-        f"numpy.{name} is not traced",
-        code="TD0810",
-        location=here(),
-        edit="call it outside of the traced function, or write it in functions that are (docs/numpy.md)",
-    )
+    return Unsupported(f"numpy.{name} is not traced", code="TD0810", location=here(), edit=OUTSIDE)
 
 
 def fast_power(x: Any, y: Any) -> Any:

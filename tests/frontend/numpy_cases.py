@@ -1,7 +1,8 @@
 """One or more calls of every NumPy function: what the tests of docs/numpy.md run, traced and concrete.
 
-`CASES` maps a function's path below `numpy` to calls. Arrays in a call are the positions that tests trace, one at a
-time and all together. `ASKS` are functions that take no array, or whose arguments cannot be traced arrays.
+`CASES` maps the path below `numpy` of a traced function to calls; `MADE` of those that NumPy does not dispatch, which
+are traced under `td.numpy`; `REFUSED_CALLS` of refused ones. Arrays in a call are the positions that tests trace, one
+at a time and all together; Python numbers are traced one at a time.
 """
 
 from __future__ import annotations
@@ -58,7 +59,6 @@ CASES: dict[str, list[Call]] = {
     "append": [call(V, W), call(A, A, axis=0), call(V, 3), call(IDX, [1.5])],
     "apply_along_axis": [call(np.sort, 0, S), call(np.cumsum, 1, T3), call(np.mean, -1, A)],
     "apply_over_axes": [call(np.sum, T3, (0, 2))],
-    "arange": [],
     "argmax": [call(V), call(A, axis=1), call(A, axis=0, keepdims=True), call(N), call(M), call(Z), call(J)],
     "argmin": [call(V), call(A, axis=-1), call(J), call(Z), call(A, keepdims=True)],
     "argsort": [call(V, kind="stable"), call(A, axis=0), call(IDX, axis=None), call(N, stable=True), call(Z)],
@@ -169,7 +169,7 @@ CASES: dict[str, list[Call]] = {
         call("ij,jk,kl,lm->im", A, B, K * 1.0, K * 1.0, optimize=True),
     ],
     "einsum_path": [call("ij,jk->ik", A, B)],
-    "empty_like": [],
+    "empty_like": [call(V), call(A, dtype=np.int32), call(A, shape=(2, 2))],
     "expand_dims": [call(V, 0), call(A, (0, -1))],
     "extract": [call(M, V)],
     "fix": [call(V * 1.7), call(A)],
@@ -339,8 +339,8 @@ CASES: dict[str, list[Call]] = {
         call(J, 1, "median"),
         call(IDX, 2, "mean"),
     ],
-    "partition": [],
-    "argpartition": [],
+    "partition": [call(V, 2), call(A, 1, axis=0), call(A, (1, 2)), call(N, 1)],
+    "argpartition": [call(V, 2), call(A, 1, axis=0), call(IDX, 3)],
     "percentile": [
         call(V, 40),
         call(A, [10, 90], axis=0),
@@ -498,16 +498,46 @@ CASES: dict[str, list[Call]] = {
     "linalg.vector_norm": [call(A), call(A, axis=0, ord=1)],
 }
 
+MADE: dict[str, list[Call]] = {
+    "arange": [call(5), call(2, 9), call(1, 8, 3), call(9, 1, -2), call(0.5, 3.0), call(4, dtype=np.float32)],
+    "array": [call(V), call([V, W]), call([1, 2, 3]), call([[1, 2.5]]), call(A, np.float64), call(V, ndmin=2)],
+    "asanyarray": [call(V), call([V[0], 2.0])],
+    "asarray": [call(V), call([V, W]), call(V, np.float32), call([1, 2])],
+    "ascontiguousarray": [call(A.T), call(V)],
+    "asfortranarray": [call(A), call(V)],
+    "bartlett": [call(7), call(1), call(0)],
+    "blackman": [call(7), call(1), call(0)],
+    "empty": [call((2, 3)), call(4, np.int32)],
+    "eye": [call(3), call(3, 4, 1), call(3, k=-1, dtype=np.float32)],
+    "fromfunction": [call(lambda i, j: i * 2 + j, (2, 3)), call(lambda i: i, (4,), dtype=int)],
+    "full": [call((2, 3), 1.5), call(4, V[0]), call((2, 5), V), call(3, 2, np.int8), call((), 4)],
+    "hamming": [call(7), call(1), call(0)],
+    "hanning": [call(7), call(1), call(0)],
+    "identity": [call(3), call(2, np.int32)],
+    "indices": [call((2, 3)), call((3,), np.float32)],
+    "kaiser": [call(7, 2.5), call(1, 14.0), call(5, np.float64(8.0))],
+    "ones": [call((2, 3)), call(4, np.int32), call(2, bool)],
+    "require": [call(V, np.float32), call(A, requirements="C")],
+    "tri": [call(3), call(3, 4, 1), call(2, 5, -1, np.int8)],
+    "zeros": [call((2, 3)), call(4, np.int32), call((), np.complex64)],
+}
+
 # Refused whatever the call: any arguments do.
 REFUSED_CALLS: dict[str, list[Call]] = {
     "argwhere": [call(V)],
     "array2string": [call(V)],
     "array_repr": [call(V)],
     "array_str": [call(V)],
+    "busday_count": [call("2011-01", "2011-02", weekmask=np.array([1, 1, 1, 1, 1, 0, 0]))],
+    "busday_offset": [call("2011-01", IDX)],
     "copyto": [call(V.copy(), W)],
+    "datetime_as_string": [call(V)],
     "fill_diagonal": [call(S.copy(), 1.0)],
     "flatnonzero": [call(V)],
     "intersect1d": [call(V, W)],
+    "is_busday": [call("2011-01", weekmask=np.array([1, 1, 1, 1, 1, 0, 0]))],
+    "isnat": [call(V)],
+    "mask_indices": [call(3, np.triu, np.int64(1))],
     "may_share_memory": [call(V, W)],
     "nonzero": [call(V)],
     "shares_memory": [call(V, W)],
@@ -518,6 +548,10 @@ REFUSED_CALLS: dict[str, list[Call]] = {
     "put_along_axis": [call(A.copy(), np.argsort(A, axis=1), A, 1)],
     "putmask": [call(V.copy(), M, W)],
     "roots": [call(V)],
+    "save": [call("x.npy", V)],
+    "savetxt": [call("x.txt", V)],
+    "savez": [call("x.npz", V)],
+    "savez_compressed": [call("x.npz", V)],
     "setdiff1d": [call(V, W)],
     "setxor1d": [call(V, W)],
     "trim_zeros": [call(V)],

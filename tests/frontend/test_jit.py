@@ -266,3 +266,13 @@ def test_explain() -> None:
 def test_refusals(call, kind, code) -> None:
     with pytest.raises(kind, match=code):
         call()
+
+
+# Fusion once left a group without results here: an array that two concatenations share, one of them cut off.
+def test_interpolation_on_a_circle() -> None:
+    x, xp, fp = np.array([-10.0, 361.0]), np.array([10.0, 90.0, 200.0]), np.array([1.0, 2.0, 3.0])
+
+    def f(x, xp, fp):
+        return np.interp(x, xp, fp, period=360)
+
+    np.testing.assert_allclose(td.jit(f)(x, xp, fp), f(x, xp, fp))

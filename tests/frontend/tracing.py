@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,3 +57,34 @@ def _plain(x: Any) -> Any:
     if isinstance(x, tuple | list):
         return type(x)(_plain(each) for each in x)
     return x
+
+
+Path = tuple[Any, ...]
+
+
+def places(x: Any, kinds: tuple[type, ...] = (np.ndarray, np.generic), path: Path = ()) -> Iterator[Path]:
+    """Where in nested containers values of these kinds stand."""
+    if isinstance(x, kinds) and not isinstance(x, bool):
+        yield path
+    elif isinstance(x, list | tuple):
+        for i, each in enumerate(x):
+            yield from places(each, kinds, (*path, i))
+    elif isinstance(x, dict):
+        for key, each in x.items():
+            yield from places(each, kinds, (*path, key))
+
+
+def at(x: Any, path: Path) -> Any:
+    for key in path:
+        x = x[key]
+    return x
+
+
+def put(x: Any, path: Path, new: Any) -> Any:
+    """`x` with `new` at that place; nothing is changed in place."""
+    if not path:
+        return new
+    key, rest = path[0], path[1:]
+    if isinstance(x, dict):
+        return {**x, key: put(x[key], rest, new)}
+    return type(x)(put(each, rest, new) if i == key else each for i, each in enumerate(x))

@@ -1,0 +1,201 @@
+"""docs/numpy.md is kept: every public function of NumPy is called with traced arrays in every position.
+
+NumPy itself is the oracle, in value, dtype and shape. What the page calls refused must raise the page's code at the
+user's line, and nothing may happen that it does not say.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy_cases import CASES, MADE, REFUSED_CALLS, Call
+from tracing import Path as Place
+from tracing import at, places, put, run, same, traced
+
+import treadle as td
+from treadle.frontend.numpy_table import Row, rows, text
+from treadle.ir.errors import TreadleError
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "numpy.md"
+ROWS = {row.path: row for row in rows()}
+TRACED = [path for path, row in ROWS.items() if row.status == "traced"]
+REFUSED = [path for path, row in ROWS.items() if row.status == "refused"]
+FUNCTIONS = [path for path in TRACED if path in CASES]
+
+# Their answers are types and plans, known while tracing; no function may return them.
+ANSWERS = ("common_type", "einsum_path", "min_scalar_type", "result_type")
+# What NumPy itself leaves open: the order within the parts, the content of what is empty.
+FREE = ("argpartition", "empty", "empty_like", "partition")
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def member(path: str, root: Any = np) -> Any:
+    for name in path.split("."):
+        root = getattr(root, name)
+    return root
+
+
+def ours(path: str) -> Any:
+    """The function under `td.numpy`."""
+    return member(path, td.numpy)
+
+
+def codes(row: Row) -> set[str]:
+    """The codes that the page allows beside an answer."""
+    return set(re.findall(r"TD\d{4}", row.text))
+
+
+def given(call: Call, paths: list[Place], tracers: list[Any]) -> tuple[Any, Any]:
+    whole: Any = (call.args, call.kwargs)
+    for path, tracer in zip(paths, tracers, strict=True):
+        whole = put(whole, path, tracer)
+    return whole
+
+
+def check(path: str, call: Call, got: Any, expected: Any) -> None:
+    if path == "partition":
+        kth, axis = call.args[1], call.kwargs.get("axis", -1)
+        got, expected = (np.take(np.moveaxis(np.asarray(x), axis, -1), kth, -1) for x in (got, expected))
+    elif path == "argpartition":
+        kth, axis = call.args[1], call.kwargs.get("axis", -1)
+        assert np.asarray(got).dtype == expected.dtype
+        got, expected = (
+            np.take(np.moveaxis(np.take_along_axis(call.args[0], x, axis), axis, -1), kth, -1) for x in (got, expected)
+        )
+    elif path in FREE:
+        assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
+        return
+    same(got, expected, rtol=call.rtol)
+
+
+class User:
+    """A user's function of the arrays at `paths` of a call; `answer` is what it found while it was traced."""
+
+    def __init__(self, path: str, function: Callable[..., Any], call: Call, paths: list[Place]) -> None:
+        self.path, self.function, self.call, self.paths = path, function, call, paths
+        self.arrays = [at((call.args, call.kwargs), p) for p in paths]
+        self.answer: Any = None
+
+    def __call__(self, *tracers: Any) -> Any:
+        args, kwargs = given(self.call, self.paths, list(tracers))
+        self.answer = self.function(*args, **kwargs)
+        return None if self.path in ANSWERS else self.answer
+
+
+def attempt(path: str, function: Callable[..., Any], call: Call, paths: list[Place], expected: Any) -> str | None:
+    """Run the call with traced arrays at `paths`: None where it gives NumPy's answer, else the code of the refusal."""
+    user = User(path, function, call, paths)
+    try:
+        got = run(user, *user.arrays)
+    except TreadleError as error:
+        assert error.location is not None, error
+        assert error.location.file == __file__, error
+        return error.code
+    if path in ANSWERS:
+        assert user.answer == expected
+    else:
+        check(path, call, got, expected)
+    return None
+
+
+def positions(call: Call) -> list[list[Place]]:
+    """Every array by itself, and all together."""
+    single = list(places((call.args, call.kwargs)))
+    return [[p] for p in single] + ([single] if len(single) > 1 else [])
+
+
+# The page says what the code does.
+def test_page(update: bool) -> None:
+    if update:
+        PAGE.write_text(text(), encoding="utf-8")
+    assert PAGE.read_text(encoding="utf-8") == text(), "make it anew with pytest --update, and read the diff"
+
+
+# A function that joins NumPy, or is traced from now on, gets its call.
+def test_every_function_has_a_call() -> None:
+    ufuncs = {path for path in TRACED if isinstance(member(path), np.ufunc)}
+    assert sorted(set(TRACED) - ufuncs - CASES.keys() - MADE.keys()) == []
+    assert sorted((CASES.keys() | MADE.keys()) - set(TRACED)) == []
+    assert sorted(set(REFUSED) ^ REFUSED_CALLS.keys()) == []
+    assert [path for path, calls in (CASES | MADE | REFUSED_CALLS).items() if not calls] == []
+
+
+# Plain NumPy inside a traced function, a traced array in each position and in all.
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_traced(path: str) -> None:
+    row = ROWS[path]
+    found: set[str] = set()
+    for call in CASES[path]:
+        expected = member(path)(*call.args, **call.kwargs)
+        for paths in positions(call):
+            code = attempt(path, member(path), call, paths, expected)
+            if code is not None:
+                found.add(code)
+    assert found <= codes(row), f"{path} is refused with {found}, which the page does not say"
+
+
+# Under our name no position is overlooked, and what is made from nothing is traced, too.
+@pytest.mark.parametrize("path", [*FUNCTIONS, *MADE])
+def test_traced_under_our_name(path: str) -> None:
+    for call in (CASES | MADE)[path]:
+        expected = member(path)(*call.args, **call.kwargs)
+        for paths in positions(call) or [[]]:
+            code = attempt(path, ours(path), call, paths, expected)
+            assert code is None or (code in codes(ROWS[path]) and code != "TD0800"), (code, call)
+
+
+# Without a trace it is NumPy's own.
+@pytest.mark.parametrize("path", [*FUNCTIONS, *MADE])
+def test_concrete_under_our_name(path: str) -> None:
+    for call in (CASES | MADE)[path]:
+        expected = member(path)(*call.args, **call.kwargs)
+        got = ours(path)(*call.args, **call.kwargs)
+        if path in ANSWERS:
+            assert got == expected
+        else:
+            check(path, call, got, expected)
+
+
+# A traced Python number where NumPy takes one: NumPy's answer, or an error of ours that names the line and the edit.
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_traced_numbers(path: str) -> None:
+    for call in CASES[path]:
+        arrays = list(places((call.args, call.kwargs)))
+        expected = member(path)(*call.args, **call.kwargs)
+        for place in places((call.args, call.kwargs), (int, float)):
+            for function in (member(path), ours(path)):
+                for paths in ([place], [*arrays, place]):
+                    code = attempt(path, function, call, paths, expected)
+                    assert code is None or code in NUMBERS, (code, call, paths)
+
+
+NUMBERS = {
+    "TD0800", "TD0801", "TD0802", "TD0803", "TD0804", "TD0806", "TD0811", "TD0812", "TD0813", "TD0814",
+}  # fmt: skip
+
+
+# Refused functions raise the page's code at the user's line, with the page's edit, whatever the position.
+@pytest.mark.parametrize("path", REFUSED)
+def test_refused(path: str) -> None:
+    row = ROWS[path]
+    for call in REFUSED_CALLS[path]:
+        for paths in positions(call):
+            user = User(path, ours(path), call, paths)
+            with pytest.raises(TreadleError) as caught:
+                traced(user, *user.arrays)
+            assert (caught.value.code, caught.value.edit) == (row.code, row.text)
+            assert "self.answer = self.function(*args, **kwargs)" in str(caught.value)
+            if row.dispatches:
+                assert attempt(path, member(path), call, paths, None) == row.code
