@@ -70,6 +70,9 @@ def _loop(
     reduction: bool,
 ) -> tuple[tuple[DType, ...], tuple[DType, ...]] | str:
     given: tuple[Described, ...] = operands
+    if all(isinstance(operand, type) for operand in operands):
+        # Asked to compare two Python integers NumPy would take them for objects, which may be of any size.
+        given = tuple(_DEFAULT[operand] if isinstance(operand, type) else operand for operand in operands)
     ours: DType | None = None
     if any(operand in _OURS for operand in operands):
         met = result_type(*_meeting(ufunc, operands))

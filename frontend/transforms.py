@@ -16,7 +16,7 @@ from typing import Any
 from ..ir.dims import Dim
 from ..ir.dtypes import i64
 from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch
-from ..ir.graph import Graph, inline
+from ..ir.graph import Graph, inline, rebuild
 from ..ir.ops.elementwise import Convert, Eq
 from ..ir.ops.movement import Iota, Reshape, StopGradient, Transpose
 from ..ir.types import TensorType
@@ -168,6 +168,10 @@ class Point:
         self.graph: Graph = self.traced.graph
         self.moving_params = self.graph.params[len(self.graph.params) - len(leaves) :]
         self.given: tuple[Value, ...] = (*self.traced.outer, *(unwrap(t) for t in leaves))
+        self.placed: dict[int, Value] = {
+            id(param): value for param, value in zip(self.graph.params, self.given, strict=True)
+        }
+        self.seen: list[Graph] = []
 
     def out_tree(self, has_aux: bool) -> TreeDef:
         return self.traced.out_tree.children[0] if has_aux else self.traced.out_tree
@@ -187,10 +191,17 @@ class Point:
         count = structure.children[0].leaves
         return found[:count], found[count:]
 
-    def at_arguments(self, values: Sequence[Value]) -> list[Value]:
-        """Values of the inner graph, put into the running trace."""
-        graph = Graph(self.name, self.graph.params, tuple(values), self.graph.dims)
-        return list(inline(graph, self.given))
+    def at_arguments(
+        self, values: Sequence[Value], params: Sequence[Parameter] = (), given: Sequence[Value] = ()
+    ) -> list[Value]:
+        """Values of the inner graph, put into the running trace; `params` are further ones, which stand for `given`.
+
+        What an earlier call has put there is taken from there."""
+        graph = Graph(self.name, (*self.graph.params, *params), tuple(values), self.graph.dims)
+        self.placed |= {id(param): value for param, value in zip(params, given, strict=True)}
+        # The values whose ids are remembered must live as long as the memory of them.
+        self.seen.append(graph)
+        return list(rebuild(graph, lambda value: None, memo=self.placed).results)
 
     def aux(self, values: Sequence[Value]) -> Any:
         structure = self.traced.out_tree.children[1]
@@ -198,15 +209,16 @@ class Point:
 
     def pull(self, results: Sequence[Value], cotangents: Sequence[Value]) -> list[Tracer]:
         """The cotangents of the moving leaves; zeros where nothing depends on one."""
-        found = autodiff.pull(results, list(cotangents), self.moving_params)
+        bars = [Parameter(f"bar{i}", c.tensor) for i, c in enumerate(cotangents)]
+        found = autodiff.pull(results, bars, self.moving_params)
         filled = [autodiff.zeros_like(p) if c is None else c for p, c in zip(self.moving_params, found, strict=True)]
-        return [wrap(v) for v in self.at_arguments(filled)]
+        return [wrap(v) for v in self.at_arguments(filled, bars, cotangents)]
 
     def push(self, results: Sequence[Value], tangents: Sequence[Value]) -> list[Tracer]:
-        seeds = {id(p): t for p, t in zip(self.moving_params, tangents, strict=True)}
-        found = autodiff.push(results, seeds)
+        dots = [Parameter(f"dot{i}", t.tensor) for i, t in enumerate(tangents)]
+        found = autodiff.push(results, {id(p): dot for p, dot in zip(self.moving_params, dots, strict=True)})
         filled = [autodiff.zeros_like(r) if t is None else t for r, t in zip(results, found, strict=True)]
-        return [wrap(v) for v in self.at_arguments(filled)]
+        return [wrap(v) for v in self.at_arguments(filled, dots, tangents)]
 
     def unflatten_argument(self, i: int, leaves: Sequence[Any]) -> Any:
         start, structure = self.starts[i], self.structures[i]

@@ -448,9 +448,16 @@ class Elementwise(Value):
         found: Value | None = None
         for partial, tangent in zip(self.partials(), tangents, strict=True):
             if partial is not None and tangent is not None:
-                term = partial * tangent
+                term = through(tangent, partial)
                 found = term if found is None else found + term
         return found
+
+
+def through(moved: Value, partial: Value) -> Value:
+    """A tangent or cotangent times a partial derivative, which of sums and differences is 1 or -1."""
+    if isinstance(partial, Full) and partial.value in (1, -1):
+        return moved if partial.value == 1 else Neg(moved)
+    return moved * partial
 
 
 class BinaryElementwise(Elementwise):

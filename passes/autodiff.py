@@ -16,7 +16,7 @@ from ..ir.graph import Graph
 from ..ir.location import at
 from ..ir.ops.families import Composite, Control, Op, Tangent
 from ..ir.types import TensorType
-from ..ir.value import After, Elementwise, Get, Parameter, Value, lift
+from ..ir.value import After, Elementwise, Get, Parameter, Value, lift, through
 
 
 def differentiable(value: Value) -> bool:
@@ -180,7 +180,7 @@ def _transpose_op(value: Value, seen: Value, moving: set[int], gathered: dict[in
             back: Value | None = value.transpose(seen, i)  # type: ignore[attr-defined]
         elif isinstance(value, Elementwise):
             partial = value.partials()[i]
-            back = None if partial is None else seen * partial
+            back = None if partial is None else through(seen, partial)
         else:
             raise Unsupported(f"{value.name} has no transpose in operand {i}", code="TD0340", location=value.location)
         if back is not None:

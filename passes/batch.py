@@ -62,10 +62,11 @@ def spread(results: Sequence[Value], given: Mapping[int, Value], size: Dim) -> l
                 table[id(value)] = Get(several, value.index) if isinstance(inner, tuple) else value
             flags[id(value)] = inner[value.index] if isinstance(inner, tuple) else False
             continue
-        if not any(mask):
-            table[id(value)], flags[id(value)] = value, False
-            continue
         with at(value.origin):
+            if not any(mask):
+                # What it reads may stand elsewhere now: a part without the axis of a loop that has it in others.
+                table[id(value)], flags[id(value)] = value.with_operands(tuple(map(one, operands))), False
+                continue
             table[id(value)], flags[id(value)] = _op(value, tuple(map(one, operands)), mask, size)
     return [(one(r), flags[id(r)] is True) for r in results]
 

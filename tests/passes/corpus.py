@@ -50,6 +50,22 @@ graph counted(%h: f64[2], %xs: f64[4,2]) -> (f64[2], f64[4,2]):
   %2 = get %0 {index=1} : f64[4,2]
   return %1, %2
 """,
+    # One carry stays the same for all members of a batch while the other does not, and both are read behind the loop.
+    "parts": """
+graph parts(%x: f64[2], %k: f64[]) -> f64[2]:
+  %0 = scan [], [%x, %k], [] {length=3} : (f64[2], f64[])
+    body = graph step(%x: f64[2], %k: f64[]) -> (f64[2], f64[]):
+      %c = broadcast %k {to=(2,) axes=()} : f64[2]
+      %a = mul %x, %c : f64[2]
+      %b = sin %k : f64[]
+      return %a, %b
+  %1 = get %0 {index=0} : f64[2]
+  %2 = get %0 {index=1} : f64[]
+  %3 = exp %2 : f64[]
+  %4 = broadcast %3 {to=(2,) axes=()} : f64[2]
+  %5 = mul %1, %4 : f64[2]
+  return %5
+""",
     # No step at all: the carry goes through, and so does its cotangent.
     "never": """
 graph never(%h: f64[2], %xs: f64[0,2]) -> f64[2]:

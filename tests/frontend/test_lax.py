@@ -1,0 +1,474 @@
+"""Control flow as operations: native loops against Python's, gradients against differences of Python's loops.
+
+Each case is written once, over a namespace: `td.lax` compiles it, `Plain` runs it as ordinary Python. What is promised
+of costs is read from the compiled program, what is refused from the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+import treadle as td
+from treadle.frontend import tree
+from treadle.ir.ops.control import Scan
+
+
+class Plain:
+    """Control flow as Python has it."""
+
+    @staticmethod
+    def cond(pred: Any, yes: Any, no: Any, *operands: Any) -> Any:
+        return (yes if pred else no)(*operands)
+
+    @staticmethod
+    def switch(index: Any, branches: Any, *operands: Any) -> Any:
+        return branches[min(max(int(index), 0), len(branches) - 1)](*operands)
+
+    @staticmethod
+    def while_loop(cond: Any, body: Any, init: Any, *, max_steps: int | None = None) -> Any:
+        steps = 0
+        while cond(init) and (max_steps is None or steps < max_steps):
+            init, steps = body(init), steps + 1
+        return init
+
+    @staticmethod
+    def fori_loop(low: Any, high: Any, body: Any, init: Any) -> Any:
+        for i in range(int(low), int(high)):
+            init = body(i, init)
+        return init
+
+    @staticmethod
+    def scan(f: Any, init: Any, xs: Any = None, length: int | None = None, reverse: bool = False) -> Any:
+        count = len(tree.leaves(xs)[0]) if length is None else length
+        ys: list[Any] = [None] * count
+        for i in reversed(range(count)) if reverse else range(count):
+            init, ys[i] = f(init, tree.map(lambda x, i=i: x[i], xs))
+        if not count:
+            # What one step would have given tells the shape of nothing.
+            return init, tree.map(
+                lambda y: np.zeros((0, *np.shape(y))),
+                f(init, tree.map(lambda x: np.zeros(x.shape[1:], x.dtype), xs))[1],
+            )
+        return init, stacked(ys)
+
+    @staticmethod
+    def map(f: Any, xs: Any) -> Any:
+        return stacked([f(tree.map(lambda x, i=i: x[i], xs)) for i in range(len(tree.leaves(xs)[0]))])
+
+    @staticmethod
+    def pfor(f: Any, n: int) -> Any:
+        return stacked([f(i) for i in range(n)])
+
+    @staticmethod
+    def associative_scan(fn: Any, elems: Any, reverse: bool = False, axis: int = 0) -> Any:
+        """One after the other; `fn` sees pieces of size 1 along the axis."""
+        count = tree.leaves(elems)[0].shape[axis]
+        pieces = [tree.map(lambda x, i=i: np.take(x, [i], axis), elems) for i in range(count)]
+        found: list[Any] = []
+        for piece in reversed(pieces) if reverse else pieces:
+            found.append(fn(found[-1], piece) if found else piece)
+        found = found[::-1] if reverse else found
+        return tree.map(lambda *xs: np.concatenate(xs, axis), *found) if found else elems
+
+
+def stacked(values: list[Any]) -> Any:
+    return tree.map(lambda *leaves: np.stack(leaves), *values)
+
+
+# Cases: a function of the namespace, the number of steps and two arrays. Weights make every element count.
+
+N = 4
+
+
+def branch(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return lax.cond(x[0] > 0.3 * n, lambda a, b: a * b, lambda a, b: np.sin(a) + y, x, y)
+
+
+def branches(lax: Any, n: int, x: Any, y: Any) -> Any:
+    index = np.floor(x[0] * 0).astype(np.int64) + (n - 1)
+    return lax.switch(index, [lambda a: (a, y), lambda a: (a * y, a), lambda a: (np.exp(a), a * a)], x)
+
+
+def power(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """Bounds that are known, an index that is read."""
+    return lax.fori_loop(0, n, lambda i, v: v * x + np.cos(v) * (i + 1), y)
+
+
+def shifted_bounds(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return lax.fori_loop(3, 3 + n, lambda i, v: v + y * i, x)
+
+
+def no_bounds(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """Fewer than none is none."""
+    return lax.fori_loop(n, 0, lambda i, v: v * y, x)
+
+
+def reads_by_number(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return lax.fori_loop(0, n, lambda i, s: s + np.sin(x[i % N]) * s, y[0])
+
+
+def bounded(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """Stops by its condition before the bound, or at the bound."""
+    return lax.while_loop(lambda v: np.sum(v * v) < 50.0, lambda v: v * 1.5 + y, x, max_steps=n)
+
+
+def bounded_tree(lax: Any, n: int, x: Any, y: Any) -> Any:
+    def step(state: Any) -> Any:
+        return {"i": state["i"] + 1, "v": (np.tanh(state["v"][0]) + y, state["v"][1] * x)}
+
+    return lax.while_loop(lambda s: s["i"] < 3, step, {"i": 0, "v": (x, y)}, max_steps=n)["v"]
+
+
+def recurrent(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """A carry that is a tree, outputs that are another, a matrix from outside."""
+    w = x[:, None] * y[None, :]
+
+    def step(carry: Any, row: Any) -> Any:
+        h = np.tanh(w @ carry["h"] + row["x"])
+        return {"h": h, "sum": carry["sum"] + h * row["y"]}, (h, np.sum(h))
+
+    rows = {"x": np.outer(np.arange(1.0, n + 1), x), "y": np.outer(np.arange(1.0, n + 1), y)}
+    last, (hs, sums) = lax.scan(step, {"h": y, "sum": np.zeros(N)}, rows)
+    return last, np.sum(hs, axis=0), np.sum(sums)
+
+
+def backwards(lax: Any, n: int, x: Any, y: Any) -> Any:
+    last, outs = lax.scan(lambda c, a: (c * a + y, np.sin(c)), x, np.outer(np.arange(1.0, n + 1), y), reverse=True)
+    return last, np.sum(outs * 0.5, axis=0)
+
+
+def without_inputs(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return lax.scan(lambda c, _: (c * y + x, ()), x, None, length=n)[0]
+
+
+def weak_numbers(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """Python numbers in a carry take the type that the body gives them."""
+    (a, k), _ = lax.scan(lambda c, row: ((c[0] * np.sum(row) + 1, c[1] + 1), ()), (2.0, 0), np.outer(np.ones(n), x))
+    return a * y + k
+
+
+def rows_of_a_table(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """A carry of which each step replaces one row and reads another."""
+
+    def step(table: Any, i: Any) -> Any:
+        row = np.tanh(table[i]) * y + x
+        if lax is Plain:
+            table = table.copy()
+            table[(i + 1) % 3] = row
+            return table, ()
+        return td.lax.dynamic_update_index_in_dim(table, row, (i + 1) % 3, 0), ()
+
+    return lax.scan(step, np.stack([x, y, x * y]), np.arange(n) % 3)[0]
+
+
+def each(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return np.sum(lax.map(lambda row: np.sin(row) * y, np.outer(np.arange(1.0, n + 2), x)), axis=0)
+
+
+def each_number(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return np.sum(lax.pfor(lambda i: x[i % N] * y * (i + 1.0), n + 1), axis=0)
+
+
+def prefixes(lax: Any, n: int, x: Any, y: Any) -> Any:
+    return lax.associative_scan(lambda a, b: a * b, np.outer(np.arange(1.0, n + 2), x) * y)
+
+
+def affine_prefixes(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """Composition of affine maps, from the end, along the second axis: associative, not commutative."""
+
+    def compose(a: Any, b: Any) -> Any:
+        return a[0] * b[0], a[1] * b[0] + b[1]
+
+    scale = np.outer(x, np.ones(n + 1))
+    return lax.associative_scan(compose, (scale, np.outer(y, np.arange(1.0, n + 2))), reverse=True, axis=1)[1]
+
+
+def nested(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """A loop in a loop in a branch, with what the outer ones carry read inside."""
+
+    def outer(carry: Any, a: Any) -> Any:
+        def inner(i: Any, v: Any) -> Any:
+            return v * np.cos(carry) + a * x
+
+        v = lax.fori_loop(0, n, inner, carry)
+        return v * y, np.sum(v)
+
+    def run(v: Any) -> Any:
+        return lax.scan(outer, v, np.arange(1.0, 3.0))
+
+    return lax.cond(np.sum(x) > -100, run, lambda v: (v, np.zeros(2)), x)
+
+
+def branch_in_a_loop(lax: Any, n: int, x: Any, y: Any) -> Any:
+    def step(v: Any, i: Any) -> Any:
+        v = lax.cond(i % 2 == 0, lambda a: a * x, lambda a: np.sin(a) + y, v)
+        return v, v[0]
+
+    last, firsts = lax.scan(step, y, np.arange(n))
+    return last, np.sum(firsts)
+
+
+def bounded_in_a_loop(lax: Any, n: int, x: Any, y: Any) -> Any:
+    def step(v: Any, i: Any) -> Any:
+        return lax.while_loop(lambda u: np.sum(u) < 3.0, lambda u: u * 1.25 + 0.1, v, max_steps=n) * y, ()
+
+    return lax.scan(step, x, np.arange(2))[0]
+
+
+CASES = (
+    branch, branches, power, shifted_bounds, no_bounds, reads_by_number, bounded, bounded_tree, recurrent, backwards,
+    without_inputs, weak_numbers, rows_of_a_table, each, each_number, prefixes, affine_prefixes, nested,
+    branch_in_a_loop, bounded_in_a_loop,
+)  # fmt: skip
+
+X = np.array([0.7, -0.4, 1.1, 0.2])
+Y = np.array([0.9, 0.5, -0.3, 1.3])
+
+
+def weighted(value: Any) -> Any:
+    """One number in which every element of every leaf has a weight of its own."""
+    total: Any = 0.0
+    for k, leaf in enumerate(tree.leaves(value)):
+        weights = np.cos(np.arange(int(np.prod(leaf.shape))) + 3.0 * k).reshape(leaf.shape)
+        total = total + np.sum(leaf * weights)
+    return total
+
+
+def slope(f: Callable[..., Any], at: tuple[Any, ...], along: tuple[Any, ...]) -> float:
+    def difference(h: float) -> float:
+        ahead, behind = (f(*(a + s * h * d for a, d in zip(at, along, strict=True))) for s in (1, -1))
+        return float(ahead - behind) / (2 * h)
+
+    return (4 * difference(5e-4) - difference(1e-3)) / 3
+
+
+def close(got: Any, want: Any, **tolerance: float) -> None:
+    for a, b in zip(tree.leaves(got), tree.leaves(want), strict=True):
+        assert np.shape(a) == np.shape(b)
+        np.testing.assert_allclose(a, b, **(tolerance or {"rtol": 1e-12, "atol": 1e-12}))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 3])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_native_control_flow(case: Callable[..., Any], steps: int) -> None:
+    """Values equal Python's own loops; gradients and tangents equal the slopes of these."""
+
+    def native(x: Any, y: Any) -> Any:
+        return case(td.lax, steps, x, y)
+
+    def whole(x: Any, y: Any) -> Any:
+        return weighted(native(x, y))
+
+    @td.jit
+    def everything(x: Any, y: Any, dx: Any, dy: Any) -> Any:
+        return native(x, y), td.grad(whole, (0, 1))(x, y), td.jvp(whole, (x, y), (dx, dy))[1]
+
+    dx, dy = np.array([0.3, -1.0, 0.5, 0.8]), np.array([-0.6, 0.2, 1.0, 0.4])
+    value, (gx, gy), tangent = everything(X, Y, dx, dy)
+    close(value, case(Plain, steps, X, Y))
+    want = slope(lambda x, y: weighted(case(Plain, steps, x, y)), (X, Y), (dx, dy))
+    np.testing.assert_allclose(tangent, want, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(gx @ dx + gy @ dy, want, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_batches_of_control_flow(case: Callable[..., Any]) -> None:
+    """Elements of a batch go through a loop as alone: they stop at different times, and take different branches."""
+    xs = np.stack([X, Y, -X])
+
+    def weighed(x: Any) -> Any:
+        return weighted(case(td.lax, 2, x, Y))
+
+    values, gradients = td.jit(td.vmap(td.value_and_grad(weighed)))(xs)
+    for k, x in enumerate(xs):
+        np.testing.assert_allclose(values[k], weighted(case(Plain, 2, x, Y)), rtol=1e-12, atol=1e-12)
+        along = np.array([1.0, -0.5, 0.25, 2.0])
+        want = slope(lambda x: weighted(case(Plain, 2, x, Y)), (x,), (along,))
+        np.testing.assert_allclose(gradients[k] @ along, want, rtol=1e-8, atol=1e-8)
+
+
+# What a loop costs.
+
+
+def read_in_a_loop(x: Any) -> Any:
+    return td.lax.fori_loop(0, x.shape[0], lambda i, c: c + np.sin(x[i]) * c, 1.0)
+
+
+def rows_one_by_one(x: Any) -> Any:
+    """Each step reads a row of the carry and of x, and replaces one row."""
+
+    def step(table: Any, i: Any) -> Any:
+        before = td.lax.dynamic_index_in_dim(table, i - 1, 0, keepdims=False)
+        return td.lax.dynamic_update_index_in_dim(table, np.tanh(before) + x[i], i, 0), ()
+
+    return np.sum(td.lax.scan(step, np.zeros_like(x), np.arange(x.shape[0]))[0])
+
+
+def in_slices(x: Any) -> Any:
+    total = 0.0
+    for i in range(0, x.shape[0], 4):
+        total = total + np.sum(np.sin(x[i : i + 4]) * x[i])
+    return total
+
+
+def bytes_moved(f: Callable[..., Any], *args: Any) -> float:
+    moved: float = td.jit(f).compile(*args).cost_analysis()["bytes accessed"]
+    return moved
+
+
+@pytest.mark.parametrize(
+    ("f", "width"), [(read_in_a_loop, ()), (rows_one_by_one, (8,))], ids=["reads x[i]", "updates a row"]
+)
+@pytest.mark.parametrize("transform", [lambda f: f, td.grad], ids=["value", "gradient"])
+def test_loops_move_what_they_touch(f: Any, width: tuple[int, ...], transform: Any) -> None:
+    """T steps that touch one element or row each move O(T) of them, forward and backward, not O(T) whole arrays."""
+    counts = [bytes_moved(transform(f), np.ones((n, *width))) for n in (32, 64, 128)]
+    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+    # Some dozen arrays are much less than T of them.
+    assert counts[2] < 32 * 128 * 8 * (width or (1,))[0]
+
+
+def test_gradients_of_slices_are_linear() -> None:
+    """n slices of one array: each adds to its own part of the cotangent."""
+    counts = [bytes_moved(td.grad(in_slices), np.ones(4 * n)) for n in (8, 16, 32)]
+    assert counts[2] / counts[1] < 2.2 and counts[1] / counts[0] < 2.2
+
+
+def forward_loops(f: Callable[..., Any], *args: Any) -> list[list[tuple[int, ...]]]:
+    """Of each loop of the cleaned graph that counts upwards: the shapes that a step stores for a later one to read."""
+    steps = td.jit(f).compile(*args).executed.compilation.steps
+    cleaned = next(step.after for step in steps if step.name == "cleanup")
+    loops = [v for v in cleaned.ops if isinstance(v, Scan) and not v.reverse]
+    return [[r.shape for r in loop.body.results[len(loop.carry) :]] for loop in loops]
+
+
+def test_residuals_are_stored_only_where_dear() -> None:
+    """Of a step `tanh(c * 2 + x) * 3` the backward loop needs the tanh alone; after a linear step no value at all is
+    needed, so the forward loop is gone."""
+    x = np.ones((5, 3))
+
+    def dear(x: Any) -> Any:
+        return np.sum(td.lax.scan(lambda c, a: (np.tanh(c * 2 + a) * 3, ()), np.zeros(3), x)[0])
+
+    def linear(x: Any) -> Any:
+        return np.sum(td.lax.scan(lambda c, a: (c * 0.5 + a, ()), np.zeros(3), x)[0])
+
+    assert forward_loops(td.grad(dear), x) == [[(3,)]]
+    assert forward_loops(td.grad(linear), x) == []
+
+
+# What is refused.
+
+
+def refused(f: Callable[..., Any], *args: Any, code: str, says: tuple[str, ...], line: str) -> None:
+    """The call fails with this code, these words, and the user's line."""
+    with pytest.raises(td.TreadleError) as caught:
+        td.jit(f)(*args)
+    assert caught.value.code == code
+    for words in says:
+        assert words in str(caught.value)
+    location = caught.value.location
+    assert location is not None and location.file == __file__, str(caught.value)
+    assert line in str(caught.value), str(caught.value)
+
+
+def test_a_carry_keeps_its_type() -> None:
+    """The leaf and both types are named: in a carry of many arrays that is what one looks for."""
+
+    def narrows(x: Any) -> Any:
+        return td.lax.scan(lambda c, a: ({"h": c["h"].astype(np.float32), "n": c["n"]}, ()), {"h": x, "n": 0}, x)
+
+    def grows(x: Any) -> Any:
+        return td.lax.while_loop(lambda c: True, lambda c: (c[0], np.concatenate([c[1], c[1]])), (0, x))
+
+    def counts(x: Any) -> Any:
+        return td.lax.fori_loop(0, 3, lambda i, c: (c[0] + 1.5, c[1]), (np.zeros(2, np.int64), x))
+
+    def another_tree(x: Any) -> Any:
+        return td.lax.scan(lambda c, a: ((c, c), ()), x, x)
+
+    x = np.ones(3)
+    refused(narrows, x, code="TD0842", says=("carry['h']", "f64[3]", "f32[3]", ".astype(np.float64)"), line="narrows")
+    refused(grows, x, code="TD0842", says=("carry[1]", "f64[3]", "f64[6]"), line="np.concatenate")
+    refused(counts, x, code="TD0842", says=("carry[0]", "i64[2]", "f64[2]"), line="c[0] + 1.5")
+    refused(another_tree, x, code="TD0842", says=("*", "(*, *)"), line="(c, c)")
+
+
+def test_branches_give_one_type() -> None:
+    def types(x: Any) -> Any:
+        return td.lax.cond(x[0] > 0, lambda: {"a": x}, lambda: {"a": x[:2]})
+
+    def trees(x: Any) -> Any:
+        return td.lax.switch(x[0].astype(int), [lambda: x, lambda: (x, x)])
+
+    def none(x: Any) -> Any:
+        return td.lax.switch(x[0].astype(int), [])
+
+    def array(x: Any) -> Any:
+        return td.lax.cond(x > 0, lambda: x, lambda: -x)
+
+    x = np.ones(3)
+    refused(types, x, code="TD0841", says=("result['a']", "f64[3]", "f64[2]"), line="td.lax.cond")
+    refused(trees, x, code="TD0841", says=("branch 1",), line="td.lax.switch")
+    refused(none, x, code="TD0840", says=("no branch",), line="td.lax.switch")
+    refused(array, x, code="TD0840", says=("bool[3]", "np.where"), line="td.lax.cond")
+
+
+def test_loops_say_what_they_need() -> None:
+    def condition(x: Any) -> Any:
+        return td.lax.while_loop(lambda c: c > 0, lambda c: c, x)
+
+    def no_length(x: Any) -> Any:
+        return td.lax.scan(lambda c, _: (c, ()), x)
+
+    def lengths(x: Any) -> Any:
+        return td.lax.scan(lambda c, a: (c, ()), 0, {"a": x, "b": x[:2]})
+
+    def scalar(x: Any) -> Any:
+        return td.lax.scan(lambda c, a: (c, ()), 0, x[0])
+
+    def no_pair(x: Any) -> Any:
+        return td.lax.scan(lambda c, a: c, 0, x)
+
+    x = np.ones(3)
+    refused(condition, x, code="TD0840", says=("bool[3]", ".any()"), line="while_loop")
+    refused(no_length, x, code="TD0843", says=("length",), line="td.lax.scan")
+    refused(lengths, x, code="TD0843", says=("xs['b']", "2", "3"), line="td.lax.scan")
+    refused(scalar, x, code="TD0843", says=("xs", "no axis"), line="td.lax.scan")
+    refused(no_pair, x, code="TD0842", says=("(carry, y)",), line="td.lax.scan")
+
+
+def test_a_while_loop_needs_a_bound_to_be_turned_round() -> None:
+    """How often it ran is not known before it has; the error shows what to add."""
+
+    def halved(x: Any) -> Any:
+        return td.lax.while_loop(lambda c: np.sum(c) > 1, lambda c: c / 2, x).sum()
+
+    refused(td.grad(halved), np.ones(3), code="TD0342", says=("max_steps=...",), line="while_loop")
+    value, tangent = td.jit(lambda x, t: td.jvp(halved, (x,), (t,)))(np.ones(3), np.ones(3))
+    assert (value, tangent) == (0.75, 0.75)
+
+
+def test_bounds_that_are_data() -> None:
+    """A loop to a traced bound is a while loop: it runs, and has tangents."""
+
+    def power(x: Any, n: Any) -> Any:
+        return td.lax.fori_loop(0, n, lambda i, c: c * x, 1.0)
+
+    for n in (0, 1, 5):
+        assert td.jit(power)(1.5, n) == 1.5**n
+        slope = td.jit(lambda x, n: td.jvp(lambda x: power(x, n), (x,), (1.0,))[1])(1.5, n)
+        np.testing.assert_allclose(slope, n * 1.5 ** (n - 1) if n else 0.0)
+
+
+def test_control_flow_runs_outside_a_trace() -> None:
+    """The same names on plain arrays, so that a function can be tried before it is compiled."""
+    last, sums = td.lax.scan(lambda c, a: (c + a, c + a), 0, np.arange(4))
+    assert last == 6 and sums.tolist() == [0, 1, 3, 6]
+    assert td.lax.cond(True, lambda: 1, lambda: 2) == 1
+    assert td.lax.while_loop(lambda v: v < 9, lambda v: v * 2, 1) == 16
+    assert td.lax.pfor(lambda i: i * i, 4).tolist() == [0, 1, 4, 9]
