@@ -11,7 +11,7 @@ ROOMS := ir passes codegen runtime frontend
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check lint types house slow sweep fuzz update bench changelog clean
+.PHONY: help demo test check lint types house slow sweep fuzz update docs bench changelog clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1@\2/p' Makefile | column -t -s @ 2>/dev/null \
@@ -58,6 +58,10 @@ fuzz: $(VENV)/installed-dev  ## random programs, texts, artifacts and arguments,
 
 update: $(VENV)/installed-dev  ## rewrite the expectations of .text files; then read the diff
 	$(BIN)/pytest tests --update
+
+docs: $(VENV)/installed-dev  ## the pages that are made from the code: errors, configuration, NumPy's functions
+	$(BIN)/python docs/generate.py
+	$(BIN)/python -m treadle.frontend.numpy_table > docs/numpy.md
 
 bench: $(VENV)/installed-bench benchmarks/run.py  ## this machine's limits, then treadle beside its peers (ONLY=name)
 	$(BIN)/python benchmarks/run.py $(if $(ONLY),--only "$(ONLY)")

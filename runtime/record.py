@@ -280,10 +280,10 @@ class _Assembly:
             self.visit(tree, register, False)
         for number in range(self.inputs):
             if number not in self.filled:
-                raise Unservable(f"input {number} is in none of the arguments", code="TD0970")
+                raise Unservable(f"input {number} is in none of the arguments", code="TD0990")
         lost = [name for i, name in enumerate(self.names) if i not in self.bound]
         if lost:
-            raise Unservable(f"no extent is just {', '.join(lost)}", code="TD0971")
+            raise Unservable(f"no extent is just {', '.join(lost)}", code="TD0991")
         outputs, written, allocates = self.output_table()
         result, depth = self.result()
         foreign_code = record.release_gil or record.begin is not None or allocates
@@ -341,7 +341,7 @@ class _Assembly:
             starts[f"at_{name}"] = 8 * at
             at += words
         if 8 * at > MOST_FRAME_BYTES:
-            raise Unservable(f"{self.registers} arguments and {buffers} buffers in all", code="TD0972")
+            raise Unservable(f"{self.registers} arguments and {buffers} buffers in all", code="TD0992")
         starts["at_constants"] = starts["at_buffers"] + 8 * (self.inputs + self.outputs)
         return {"frame": 8 * at, **starts}
 
@@ -382,7 +382,7 @@ class _Assembly:
                 self.fixed(value, register)
             case TupleOf(items, kind):
                 if not issubclass(kind, tuple):
-                    raise Unservable(f"{kind.__name__} is no tuple", code="TD0973")
+                    raise Unservable(f"{kind.__name__} is no tuple", code="TD0993")
                 self.emit("tuple", register, id(kind), len(items), self.registers)
                 self.children(items)
             case ListOf(items):
@@ -394,7 +394,7 @@ class _Assembly:
                 self.emit("dict", register, len(keys), self.registers, *[id(key) for key in keys])
                 self.children(items)
             case _:
-                raise Unservable(f"an argument that is {type(tree).__name__}", code="TD0973")
+                raise Unservable(f"an argument that is {type(tree).__name__}", code="TD0993")
 
     def children(self, items: Sequence[Any]) -> None:
         first = self.registers
@@ -407,7 +407,7 @@ class _Assembly:
 
     def fill(self, buffer: int, register: int) -> None:
         if buffer in self.filled:
-            raise Unservable(f"buffer {buffer} is filled by two arguments", code="TD0970")
+            raise Unservable(f"buffer {buffer} is filled by two arguments", code="TD0990")
         self.filled[buffer] = register
 
     def array(self, buffer: int, tensor: Tensor, register: int, contained: bool) -> None:
@@ -439,7 +439,7 @@ class _Assembly:
 
     def dtype(self, dtype: np.dtype[Any]) -> int:
         if not dtype.isnative or dtype.hasobject or dtype.fields is not None or dtype.itemsize == 0:
-            raise Unservable(f"arrays of {dtype}", code="TD0974")
+            raise Unservable(f"arrays of {dtype}", code="TD0994")
         return id(dtype)
 
     def number(self, number: int, kind: type[Any], register: int) -> None:
@@ -461,9 +461,9 @@ class _Assembly:
         elif kind is dtype.type and issubclass(kind, np.generic) and dtype.num < 24 and dtype.itemsize <= 16:
             code = "numpy"
         else:
-            raise Unservable(f"a {kind.__name__} for {tensor.path}, which is {dtype}", code="TD0974")
+            raise Unservable(f"a {kind.__name__} for {tensor.path}, which is {dtype}", code="TD0994")
         if tensor.shape:
-            raise Unservable(f"a number for {tensor.path}, which has axes", code="TD0974")
+            raise Unservable(f"a number for {tensor.path}, which has axes", code="TD0994")
         self.fill(number, register)
         self.emit("scalar", register, number, self.slots, SCALARS[f"scalar_{code}"], id(kind), low, high)
         self.slots += 1
@@ -486,7 +486,7 @@ class _Assembly:
         code = Words()
         tree = ast.Constant(size) if isinstance(size, int) else parse_formula(size)
         if self.postfix(tree, code) > EXPRESSION_DEPTH:
-            raise Unservable(f"the size {size} nests too deep", code="TD0971")
+            raise Unservable(f"the size {size} nests too deep", code="TD0991")
         return Words([*code, 0, 0])
 
     def postfix(self, tree: ast.expr, code: Words) -> int:
@@ -506,7 +506,7 @@ class _Assembly:
             case ast.Call(func=ast.Name(id="min" | "max" as name), args=args):
                 return self.operation(name, args, code)
             case _:
-                raise Unservable(f"the size {ast.unparse(tree)}", code="TD0971")
+                raise Unservable(f"the size {ast.unparse(tree)}", code="TD0991")
 
     def operation(self, name: str, operands: Sequence[ast.expr], code: Words) -> int:
         depth = self.postfix(operands[0], code)
@@ -527,14 +527,14 @@ class _Assembly:
             source, register, nbytes, allocator = "fixed", 0, tensor.dtype.itemsize, 0
             sizes: int | Words = Words()
             if number in donated and buffer in self.filled:
-                raise Unservable(f"{tensor.path} has an out array and a donated one", code="TD0975")
+                raise Unservable(f"{tensor.path} has an out array and a donated one", code="TD0995")
             if number in donated or buffer in self.filled:
                 source = "given"
                 own = donated.get(number, buffer)
                 written.append(own)
                 register = self.filled[own]
                 if own not in self.arrays:
-                    raise Unservable(f"{tensor.path} is to take the memory of a number", code="TD0975")
+                    raise Unservable(f"{tensor.path} is to take the memory of a number", code="TD0995")
             else:
                 memory = self.record.memory
                 if memory is not None:
@@ -576,7 +576,7 @@ class _Assembly:
         match tree:
             case Output(number, scalar):
                 if number in used:
-                    raise Unservable(f"output {number} stands in the result twice", code="TD0976")
+                    raise Unservable(f"output {number} stands in the result twice", code="TD0996")
                 used.add(number)
                 plain = not scalar or self.signature.outputs[number].shape != ()
                 code += [RESULTS["result_output" if plain else "result_scalar"], 3, number]
@@ -593,7 +593,7 @@ class _Assembly:
             case CallOf(function, items):
                 return self.group("call", items, [id(function)], code, used)
             case _:
-                raise Unservable(f"a result that is {type(tree).__name__}", code="TD0973")
+                raise Unservable(f"a result that is {type(tree).__name__}", code="TD0993")
 
     def group(self, name: str, items: Sequence[Any], more: list[int], code: Words, used: set[int]) -> int:
         depth = 1
@@ -612,12 +612,12 @@ class _Assembly:
             sizes = (ctypes.c_int64 * 1)()
             need = ArenaBytes(function)(ctypes.addressof(sizes)) if function else 0
             if need and record.scratch is None:
-                raise Unservable(f"{need} bytes of scratch, and none given", code="TD0977")
+                raise Unservable(f"{need} bytes of scratch, and none given", code="TD0997")
             if need and record.scratch is not None:
                 record.scratch.reserve(need)
             return need, 0
         if record.scratch is None and function:
-            raise Unservable("scratch whose size depends on the dims, and none given", code="TD0977")
+            raise Unservable("scratch whose size depends on the dims, and none given", code="TD0997")
         if record.scratch is not None:
             record.scratch.reserve(0)
         return 0, function

@@ -48,17 +48,17 @@ def _module(text: str, triple: str, cpu: str, features: str, opt: int, pipeline:
         try:
             module = llvm.parse_assembly(text, context)
         except RuntimeError as error:
-            raise CheckFailed(f"LLVM cannot read the emitted text: {error}", code="TD0701") from None
+            raise CheckFailed(f"LLVM cannot read the emitted text: {error}", code="TD0506") from None
         try:
             # Parsing does not verify, and this LLVM is built with assertions: the code generator would end
             # the process over a module that the verifier refuses.
             try:
                 module.verify()
             except RuntimeError as error:
-                raise CheckFailed(f"LLVM refuses the emitted text: {error}", code="TD0701") from None
+                raise CheckFailed(f"LLVM refuses the emitted text: {error}", code="TD0506") from None
             if module.triple not in ("", triple):
                 raise CheckFailed(
-                    f"the emitted text is for {module.triple}, the object is asked for {triple}", code="TD0702"
+                    f"the emitted text is for {module.triple}, the object is asked for {triple}", code="TD0507"
                 )
             module.triple = triple
             module.data_layout = layout
@@ -82,7 +82,7 @@ def _target_machine(triple: str, cpu: str, features: str, opt: int) -> tuple[Any
     try:
         target = llvm.Target.from_triple(triple)
     except RuntimeError as error:
-        raise InvalidValue(f"LLVM has no target {triple!r}: {error}", code="TD0703") from None
+        raise InvalidValue(f"LLVM has no target {triple!r}: {error}", code="TD0508") from None
     # pic and small: what a shared library needs, and what our own loader relocates. See machine-limits, part
     # 6: any other pair brings relocations that linkers refuse or that end the process.
     machine = target.create_target_machine(cpu=cpu, features=features, opt=opt, reloc="pic", codemodel="small")

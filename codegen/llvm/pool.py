@@ -630,7 +630,7 @@ def pool_module(triple: str, embed: bool = False) -> str:
     architecture, _, system = triple.partition("-")
     if architecture not in _FUTEX or "linux" not in system:
         raise Unsupported(
-            f"the thread pool is made of futexes for x86_64 and aarch64 Linux, not {triple}", code="TD0710"
+            f"the thread pool is made of futexes for x86_64 and aarch64 Linux, not {triple}", code="TD0509"
         )
     declare_busy_wait, busy_wait = _BUSY_WAIT[architecture]
     body = _TEXT.substitute(

@@ -1539,24 +1539,24 @@ def test_a_stopped_program_raises_keyboard_interrupt_and_the_next_call_runs() ->
 @pytest.mark.parametrize(
     ("code", "make"),
     [
-        ("TD0970", lambda: record("add", tensors(None, None), tensors(None), (Leaf(0),))),
-        ("TD0970", lambda: record("add", tensors(None), tensors(None), (Leaf(0), Leaf(0)))),
-        ("TD0971", lambda: record("add", tensors((F32, ("2*B",))), tensors(None), (Leaf(0),), dims=(Dim("B"),))),
-        ("TD0972", lambda: record("add", [], tensors(None), (ListOf((Fixed(None),) * 9000),))),
-        ("TD0973", lambda: record("add", [], tensors(None), ("tree",))),
-        ("TD0973", lambda: record("add", [], tensors(None), (), "tree")),
-        ("TD0973", lambda: record("add", [], tensors(None), (TupleOf((), list),))),
-        ("TD0974", lambda: record("add", tensors((">f4", (4,))), tensors(None), (Leaf(0),))),
-        ("TD0974", lambda: record("add", tensors((np.float16, ())), tensors(None), (Number(0, float),))),
-        ("TD0974", lambda: record("add", tensors(None), tensors(None), (Number(0, float),))),
+        ("TD0990", lambda: record("add", tensors(None, None), tensors(None), (Leaf(0),))),
+        ("TD0990", lambda: record("add", tensors(None), tensors(None), (Leaf(0), Leaf(0)))),
+        ("TD0991", lambda: record("add", tensors((F32, ("2*B",))), tensors(None), (Leaf(0),), dims=(Dim("B"),))),
+        ("TD0992", lambda: record("add", [], tensors(None), (ListOf((Fixed(None),) * 9000),))),
+        ("TD0993", lambda: record("add", [], tensors(None), ("tree",))),
+        ("TD0993", lambda: record("add", [], tensors(None), (), "tree")),
+        ("TD0993", lambda: record("add", [], tensors(None), (TupleOf((), list),))),
+        ("TD0994", lambda: record("add", tensors((">f4", (4,))), tensors(None), (Leaf(0),))),
+        ("TD0994", lambda: record("add", tensors((np.float16, ())), tensors(None), (Number(0, float),))),
+        ("TD0994", lambda: record("add", tensors(None), tensors(None), (Number(0, float),))),
         (
-            "TD0975",
+            "TD0995",
             lambda: record(
                 "add", tensors(None), tensors(None), (Leaf(0),), donated=((0, 0),), keywords=(("out", Out(0)),)
             ),
         ),
-        ("TD0976", lambda: record("add", [], tensors(None), (), TupleOf((Output(0), Output(0))))),
-        ("TD0977", lambda: record("add", [], tensors(None), (), arena_bytes=CODE.address("sixty_four"))),
+        ("TD0996", lambda: record("add", [], tensors(None), (), TupleOf((Output(0), Output(0))))),
+        ("TD0997", lambda: record("add", [], tensors(None), (), arena_bytes=CODE.address("sixty_four"))),
     ],
     ids=range(13),
 )

@@ -437,4 +437,4 @@ def test_another_system_is_refused_by_name() -> None:
     """Futexes are Linux's."""
     with pytest.raises(Unsupported, match="darwin") as caught:
         pool_module("arm64-apple-darwin")
-    assert caught.value.code == "TD0710"
+    assert caught.value.code == "TD0509"
