@@ -3,8 +3,9 @@
 Two ops of one class, with the same attributes, bodies and operands, compute the same: nodes are pure. Order marks
 (`After`) are never merged, nor is what stands behind different ones, since its operands differ. A control op loses the
 results that nobody reads, the carries and operands that reach no other result, carries that never change (they become
-operands) and results that only pass an operand on. Operands given twice, and plain numbers, move into the bodies. Dead
-code needs no pass: a graph is what its results reach. A graph with nothing of this kind is returned as it is.
+operands) and results that only pass an operand on; two that repeat each other become one (`join.py`). Operands given
+twice, and plain numbers, move into the bodies. Dead code needs no pass: a graph is what its results reach. A graph with
+nothing of this kind is returned as it is.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ..ir.ops.families import Control
 from ..ir.ops.movement import Broadcast
 from ..ir.text import digest
 from ..ir.value import After, Constant, DimSize, Full, Get, Value, replace
+from .join import join
 from .manager import Context, graph_pass
 from .rewrite import in_bodies
 
@@ -30,7 +32,7 @@ from .rewrite import in_bodies
 def cleanup(graph: Graph, cx: Context) -> Graph:
     """Merge values that are the same; prune control ops."""
     # What is pruned lets more be merged, and the other way round. Each round leaves less.
-    while (after := prune(merge(graph))) is not graph:
+    while (after := prune(join(merge(graph), merge))) is not graph:
         graph = after
     return graph
 
