@@ -77,7 +77,8 @@ def _loop(
     if any(operand in _OURS for operand in operands):
         met = result_type(*_meeting(ufunc, operands))
         ours = met if met in _OURS else None
-        given = tuple(_replaced(ufunc, operand, i, ours is not None) for i, operand in enumerate(operands))
+        shown = _STAND_IN if ours is not None or met.kind == "complex" else met.numpy
+        given = tuple(_replaced(ufunc, operand, i, ours is not None, shown) for i, operand in enumerate(operands))
     elif dtype is not None and dtype in _OURS:
         ours = dtype
     if all(isinstance(each, type) for each in given):
@@ -109,12 +110,13 @@ def _meeting(ufunc: np.ufunc, operands: tuple[Described, ...]) -> tuple[Describe
     return operands[:1] if ufunc is np.ldexp else operands
 
 
-def _replaced(ufunc: np.ufunc, operand: Described, position: int, ours: bool) -> Described:
-    """How an operand is shown to NumPy where ours take part: as the stand-in, and so are the integers beside them."""
+def _replaced(ufunc: np.ufunc, operand: Described, position: int, ours: bool, shown: np.dtype[Any]) -> Described:
+    """How an operand is shown to NumPy where ours take part: as the stand-in or the type in which all meet, and so are
+    the integers beside them where that is one of ours."""
     if isinstance(operand, type):
         return operand
     if ufunc is np.ldexp and position == 1:
         return operand
     if operand in _OURS or (ours and operand.kind in ("bool", "int", "uint")):
-        return of(_STAND_IN)
+        return of(shown)
     return operand

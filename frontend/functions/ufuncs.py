@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ...ir.dtypes import FLOAT8, DType, bool_, f16, f32, f64, i16, i32, i64, u64
+from ...ir.dtypes import FLOAT8, DType, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 from ...ir.errors import ArithmeticFault, InvalidValue, TypeMismatch, Unsupported
 from ...ir.graph import Graph
 from ...ir.ops import elementwise as e
@@ -95,9 +95,10 @@ def _heaviside(x: Value, at_zero: Value) -> Value:
 
 
 def _spacing(x: Value) -> Value:
-    outward = e.Copysign(lift_number(math.inf, x), x)
-    gap = e.Nextafter(x, outward) - x
-    return e.Abs(gap) if x.dtype is f16 else gap  # of float16 NumPy gives the size, of the others the sign too
+    """The distance to the next number away from 0, with x's sign; of float16 NumPy gives the one to the next above."""
+    above = lift_number(math.inf, x)
+    outward = e.IsInf(x) if x.dtype is f16 else e.Ne(x, lift_number(0.0, x))
+    return e.Nextafter(x, e.Select(outward, e.Copysign(above, x), above)) - x
 
 
 def _modf(x: Value) -> tuple[Value, Value]:
@@ -133,32 +134,38 @@ def _divmod(x: Value, y: Value) -> tuple[Value, Value]:
     return e.FloorDiv(x, y), e.Mod(x, y)
 
 
-def _gcd(x: Value, y: Value) -> Value:
-    """Euclid on the magnitudes, all elements together until every remainder is 0."""
+_UNSIGNED: Final[Mapping[DType, DType]] = {i8: u8, i16: u16, i32: u32, i64: u64}
+
+
+def _magnitude(x: Value) -> Value:
+    """|x| of the unsigned type, which holds that of the least integer, too."""
+    return x if x.dtype.kind == "uint" else convert(e.Abs(x), _UNSIGNED[x.dtype])
+
+
+def _euclid(x: Value, y: Value) -> Value:
+    """The greatest common divisors of magnitudes, all elements together until every remainder is 0."""
 
     def step(a: Value, b: Value) -> tuple[Value, Value]:
-        return b, e.Select(
-            e.Eq(b, lift_number(0, b)), b, e.Rem(a, e.Select(e.Eq(b, lift_number(0, b)), lift_number(1, b), b))
-        )
-
-    def merged(a: Value, b: Value) -> tuple[Value, Value]:
         done = e.Eq(b, lift_number(0, b))
-        first, second = step(a, b)
-        return e.Select(done, a, first), second
+        remainder = e.Rem(a, e.Select(done, lift_number(1, b), b))
+        return e.Select(done, a, b), e.Select(done, b, remainder)
 
     kind = x.tensor
-    start = tuple(v if v.dtype.kind == "uint" else e.Abs(v) for v in (x, y))
     condition = _body(
         "unfinished", (kind, kind), lambda a, b: (AnyReduction(e.Ne(b, lift_number(0, b)), _all_axes(b)),)
     )
-    return Get(While((), start, condition, _body("euclid", (kind, kind), merged)), 0)
+    return Get(While((), (x, y), condition, _body("euclid", (kind, kind), step)), 0)
+
+
+def _gcd(x: Value, y: Value) -> Value:
+    return convert(_euclid(_magnitude(x), _magnitude(y)), x.dtype)
 
 
 def _lcm(x: Value, y: Value) -> Value:
-    divisor = _gcd(x, y)
-    safe = e.Select(e.Eq(divisor, lift_number(0, divisor)), lift_number(1, divisor), divisor)
-    whole = e.FloorDiv(x if x.dtype.kind == "uint" else e.Abs(x), safe)
-    return whole * (y if y.dtype.kind == "uint" else e.Abs(y))
+    a, b = _magnitude(x), _magnitude(y)
+    divisor = _euclid(a, b)
+    whole = e.FloorDiv(a, e.Select(e.Eq(divisor, lift_number(0, divisor)), lift_number(1, divisor), divisor))
+    return convert(whole * b, x.dtype)
 
 
 def _all_axes(v: Value) -> tuple[int, ...]:

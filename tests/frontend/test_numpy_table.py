@@ -168,6 +168,21 @@ def test_concrete_under_our_name(path: str) -> None:
             check(path, call, got, expected)
 
 
+# The same calls as machine code.
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_compiled(path: str) -> None:
+    for call in CASES[path]:
+        user = User(path, member(path), call, list(places((call.args, call.kwargs))))
+        expected = member(path)(*call.args, **call.kwargs)
+        try:
+            got = td.jit(user)(*user.arrays)
+        except TreadleError as error:
+            assert error.code in codes(ROWS[path]), error
+            continue
+        if path not in ANSWERS:
+            check(path, call, got, expected)
+
+
 # A traced Python number where NumPy takes one: NumPy's answer, or an error of ours that names the line and the edit.
 @pytest.mark.parametrize("path", FUNCTIONS)
 def test_traced_numbers(path: str) -> None:
