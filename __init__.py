@@ -20,14 +20,14 @@ MODULES = ("lax", "linalg", "nn", "numpy", "onnx", "optim", "quantize", "random"
 # Public names: the file that defines each, and its name there.
 NAMES = {
     "jit": ("frontend.jit", "jit"),
-    "ShapeDtype": ("frontend.jit", "ShapeDtype"),
+    "ShapeDtype": ("frontend.arguments", "ShapeDtype"),
     "load": ("frontend.load", "load"),
     "config": ("frontend.options", "config"),
     "get_num_threads": ("frontend.options", "get_num_threads"),
     "set_num_threads": ("frontend.options", "set_num_threads"),
     "stats": ("frontend.compile", "stats"),
-    "parse": ("ir.parse", "parse_graph"),
-    "evaluate": ("ir.evaluate", "evaluate"),
+    "parse": ("frontend.texts", "parse"),
+    "evaluate": ("frontend.texts", "evaluate"),
     "TreadleError": ("ir.errors", "TreadleError"),
     "remat": ("frontend.transforms", "checkpoint"),
 } | {
@@ -50,9 +50,17 @@ def __getattr__(name: str) -> object:
                 value: object = getattr(module, there)
                 globals()[name] = value  # the next look-up does not come here
                 return value
+    if name.startswith("__"):
+        raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+    errors = importlib.import_module("treadle.ir.errors")
     if name in MODULES or name in NAMES:
-        raise AttributeError(_absence(name))
-    raise AttributeError(f"module 'treadle' has no attribute {name!r}")
+        raise errors.UnknownName(_absence(name), code="TD0600")
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, [*MODULES, *NAMES], 1)
+    raise errors.UnknownName(
+        f"treadle has no {name!r}", code="TD0600", edit=f"did you mean td.{near[0]}?" if near else None
+    )
 
 
 def __dir__() -> list[str]:
@@ -77,7 +85,9 @@ class PublicModules:
         original = f"treadle.frontend.{name}"
         if not _exists(original):
             # Named after the original: `from treadle import nn` swallows the error of a missing `treadle.nn`.
-            raise ModuleNotFoundError(_absence(name), name=original)
+            error = importlib.import_module("treadle.ir.errors").UnknownModule(_absence(name), code="TD0600")
+            error.name = original
+            raise error
         return ModuleSpec(fullname, Alias(original))  # type: ignore[arg-type]
 
 

@@ -188,7 +188,7 @@ def main() -> None:
     report.step(
         "planned",
         f"peak memory between kernels {shown(peak)}, lower bound {shown(bound)};",
-        f"weights {shown(memory.constant_size_in_bytes)}, which all calls share",
+        f"weights {shown(sum(array.nbytes for array in compiled.executed.constants))}, which all calls share",
     )
 
     report.step("dumped", "the innermost loops of kernel 1; whole texts lie beside the model")

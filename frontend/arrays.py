@@ -58,7 +58,17 @@ def concrete(x: Any) -> Array:
             location=here(),
             edit="use a plain array: np.asarray(x), x.filled(v)",
         )
-    return np.asarray(x)
+    try:
+        return np.asarray(x)
+    except ValueError as error:
+        if not isinstance(x, list | tuple):
+            raise
+        raise InvalidValue(
+            f"a {type(x).__name__} that is no array: {error}",
+            code="TD0819",
+            location=here(),
+            edit="give all rows one length",
+        ) from None
 
 
 def lift(x: Any) -> Tracer:

@@ -19,22 +19,20 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.dims import evaluate as evaluate_dim
-from ..ir.dims import names
 from ..ir.errors import InvalidValue, TreadleError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph
 from ..ir.parse import Reader, parse_graph
-from ..ir.types import TensorType
 from ..passes.cost import cost_of
 from ..passes.pipelines import PASSES, find
 from ..runtime.artifact import read
 from ..runtime.errors import RuntimeFault
-from .jit import Function, ShapeDtype, jit
+from .arguments import ShapeDtype
+from .jit import Function, jit
 from .options import config
+from .samples import concrete
 
 STAGES = ("graph", "program", "loops", "llvm", "asm")
-SYMBOLIC_SIZE = 8  # what a symbolic size is when an argument must be made up
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -153,25 +151,6 @@ def parse_argument(text: str) -> Any:
         raise InvalidValue(f"{text!r} is neither a type (f32[4]), a number nor @file.npy", code="TD0651") from None
 
 
-def concrete(argument: Any, generator: np.random.Generator) -> Any:
-    """Reproducible noise where only a type was given."""
-    if not isinstance(argument, ShapeDtype):
-        return argument
-    return noise(argument.type, generator)
-
-
-def noise(kind: TensorType, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-    """Standard normal floats, small integers, fair bools; symbolic sizes are 8."""
-    shape = tuple(evaluate_dim(d, dict.fromkeys(names(d), SYMBOLIC_SIZE)) for d in kind.shape)
-    dtype = kind.dtype
-    if dtype.kind == "bool":
-        return generator.random(shape) < 0.5
-    if dtype.is_integer:
-        return generator.integers(0, 8, shape).astype(dtype.numpy)
-    values = generator.standard_normal(shape)
-    return (values + 1j * generator.standard_normal(shape) if dtype.kind == "complex" else values).astype(dtype.numpy)
-
-
 def function_of(arguments: argparse.Namespace) -> Function:
     function = load_function(arguments.what)
     if not isinstance(function, Function):
@@ -253,8 +232,7 @@ def run_diff(arguments: argparse.Namespace) -> int:
 
 
 def run_run(arguments: argparse.Namespace) -> None:
-    generator = np.random.default_rng(0)
-    values = [concrete(parse_argument(text), generator) for text in arguments.args]
+    values = concrete([parse_argument(text) for text in arguments.args])
     if arguments.what.endswith(".so"):
         from .load import load
 
@@ -263,7 +241,7 @@ def run_run(arguments: argparse.Namespace) -> None:
         from .compile import prepare
 
         graph = parse_graph(Path(arguments.what).read_text())
-        given = values or [noise(kind, generator) for kind in graph.param_types]
+        given = values or concrete([ShapeDtype(kind.shape, kind.dtype) for kind in graph.param_types])
         results = evaluate(graph, *given) if arguments.reference else prepare(graph).executable(given)
     else:
         function = function_of(arguments)
@@ -284,8 +262,7 @@ def run_run(arguments: argparse.Namespace) -> None:
 def run_bench(arguments: argparse.Namespace) -> None:
     from .compile import target_named
 
-    generator = np.random.default_rng(0)
-    values = [concrete(parse_argument(text), generator) for text in arguments.args]
+    values = concrete([parse_argument(text) for text in arguments.args])
     config.num_threads = arguments.threads
     function = function_of(arguments)
     compiled = function.compile(*values)

@@ -8,15 +8,19 @@ What a cached object needs to run (the manifest) travels with it: a warm start d
 from __future__ import annotations
 
 import ctypes
+import functools
 import hashlib
 import json
+import linecache
 import platform
 import struct
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +28,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..ir.dims import show as show_dim
-from ..ir.errors import InvalidValue, TreadleError
+from ..ir.errors import CheckFailed, InvalidValue, ParseError, TreadleError
+from ..ir.evaluate import evaluate
 from ..ir.fingerprint import fingerprint
 from ..ir.forms import everywhere
 from ..ir.graph import Graph
+from ..ir.location import Location
 from ..ir.loops.text import show as show_kernel
 from ..ir.program import Call, KernelDef, Program, Statement, While
 from ..ir.target import Target, parse
@@ -35,15 +41,17 @@ from ..ir.text import digest, show
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant
 from ..passes.buffers import to_program
-from ..passes.cost import cost_of
-from ..passes.manager import Context
+from ..passes.cost import cost_of, graph_cost, type_bytes
+from ..passes.manager import Context, blame, largest_difference
 from ..passes.pipelines import DEFAULT
 from ..runtime import artifact as artifacts
-from ..runtime import bindings, dispatch
+from ..runtime import bindings, cpu, dispatch
 from ..runtime import loader as object_loader
+from ..runtime import profile as profiling
 from ..runtime.cache import ObjectCache
+from ..runtime.errors import Place
 from ..runtime.executable import CallContext, Executable
-from ..runtime.signature import Failure, Signature
+from ..runtime.signature import Failure, Signature, Tensor
 from ..runtime.threads import default_threads, pool
 from .options import Options, config
 
@@ -53,7 +61,7 @@ if TYPE_CHECKING:
     from ..passes.manager import Step
     from .jit import Traced
 
-VERSION = 2  # of everything that decides what is compiled; part of the cache's key
+VERSION = 3  # of everything that decides what is compiled; part of the cache's key
 
 
 @dataclass
@@ -146,14 +154,15 @@ class Compilation:
         with self.timings.stage("schedule"):
             return {definition.name: choose.kernel(definition, self.target) for definition in definitions}
 
-    def llvm(self, name: str | None = None) -> str:
-        """The module's text; with `name`, the C functions of a saved model of that name are in it too."""
+    def llvm(self, name: str | None = None, timed: bool = False) -> str:
+        """The module's text; with `name`, the C functions of a saved model of that name are in it too; `timed`, it
+        measures its kernels."""
         from ..codegen.llvm import assemble
 
         kernels = self.kernels
         with self.timings.stage("emit"):
             interface = None if name is None else self.interface(name)
-            return assemble.module_text(self.program, kernels, self.target, interface=interface)
+            return assemble.module_text(self.program, kernels, self.target, interface=interface, timed=timed)
 
     def interface(self, name: str) -> Interface:
         from ..codegen.llvm.entry import Interface
@@ -166,13 +175,13 @@ class Compilation:
             len(program.inputs),
             len(program.outputs),
             tuple(row["offset"] for row in table),
-            tuple(f"{failure.code}: {failure.message}" for failure in self.failures),
+            tuple(map(str, self.failures)),
         )
 
-    def object_code(self, name: str | None = None) -> bytes:
+    def object_code(self, name: str | None = None, timed: bool = False) -> bytes:
         from ..codegen.llvm.optimize import object_code
 
-        text = self.llvm(name)
+        text = self.llvm(name, timed)
         with self.timings.stage("codegen"):
             return object_code(text, self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
 
@@ -182,9 +191,31 @@ class Compilation:
         return assembly(self.llvm(), self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
 
     @cached_property
+    def sites(self) -> list[tuple[Failure, int]]:
+        """What each failure site of the program means, in the order in which the entry numbers them, and the number in
+        `everywhere(graph)` of the value whose line it names: another trace of the same graph has lines of its own."""
+        errors = [error for call in calls_of(self.program.body) for error in call.sites]
+        errors += [promise.error for promise in self.program.requires]
+        lines: dict[Location, list[int]] = {}
+        fallible: dict[Location, list[int]] = {}
+        for number, value in enumerate(everywhere(self.graph)):
+            if value.location is not None:
+                lines.setdefault(value.location, []).append(number)
+                if value.can_fail:
+                    fallible.setdefault(value.location, []).append(number)
+        found = []
+        turns: Counter[Location | None] = Counter()
+        for error in errors:
+            where = error.location
+            numbers = (fallible.get(where) or lines.get(where) if where is not None else None) or [-1]
+            # Several on one line: the first site is the first of them.
+            found.append((failure_of(error), numbers[min(turns[where], len(numbers) - 1)]))
+            turns[where] += 1
+        return found
+
+    @property
     def failures(self) -> list[Failure]:
-        """What each failure site of the program means, in the order in which the entry numbers them."""
-        return [failure_of(error) for call in calls_of(self.program.body) for error in call.sites]
+        return [failure for failure, _ in self.sites]
 
     def text(self, stage: str) -> str:
         """`graph`, `graph:PASS`, `program`, `loops`, `llvm` or `asm`."""
@@ -226,19 +257,22 @@ def calls_of(body: Sequence[Statement]) -> Iterator[Call]:
 
 
 def failure_of(error: TreadleError) -> Failure:
-    """An error of ours as the runtime carries it: the builtin to raise, the code, the message with the user's line."""
+    """An error of ours as the runtime carries it: the builtin to raise, and what the message is made of."""
     builtins = ("IndexError", "ArithmeticError", "ValueError")
     kind = next((b.__name__ for b in type(error).__mro__ if b.__name__ in builtins), "RuntimeError")
-    lines = [error.message]
-    if error.location is not None:
-        lines.append(error.location.excerpt())
-    if error.edit:
-        lines.append(f"  edit: {error.edit}")
-    return Failure(kind, error.code, "\n".join(lines))
+    return Failure(kind, error.code, error.message, error.edit, place_of(error.location))
+
+
+def place_of(location: Location | None) -> Place | None:
+    """A location with the text of its line, for whoever cannot read the file."""
+    if location is None:
+        return None
+    source = location.source or linecache.getline(location.file, location.line).rstrip()
+    return Place(location.file, location.line, location.function, location.column, source)
 
 
 def target_named(name: str) -> Target:
-    """`host`, a known CPU or model target, or a target's text."""
+    """`host`, a known CPU or model target, or a target's text. TD0644 for anything else."""
     if name == "host":
         from ..codegen.host import host
 
@@ -247,7 +281,20 @@ def target_named(name: str) -> Target:
 
     if name in MODELS:
         return MODELS[name]
-    return cpu(name) if name in names() else parse(name)
+    if name in names():
+        return cpu(name)
+    try:
+        return parse(name)
+    except ParseError as error:
+        if ":" in name:
+            raise
+        known = ["host", *MODELS, *names()]
+        near = get_close_matches(name, known, 1)
+        raise InvalidValue(
+            f"no target is called {name!r}; there are {', '.join(known)}",
+            code="TD0644",
+            edit=f"did you mean {near[0]}?" if near else f"or spell it out, as {error.message.rpartition(' ')[2]}",
+        ) from None
 
 
 @dataclass
@@ -272,7 +319,13 @@ def stats() -> Stats:
 
 
 def disk_cache(options: Options) -> ObjectCache | None:
-    return ObjectCache(options.cache_dir, options.cache_limit) if options.cache else None
+    return _cache_at(options.cache_dir, options.cache_limit) if options.cache else None
+
+
+@functools.cache
+def _cache_at(directory: str, limit: int) -> ObjectCache:
+    """One per directory and process, so that what is wrong with it is said once."""
+    return ObjectCache(directory, limit)
 
 
 # One file of the disk cache: the length of a JSON header, the header, the object, the folded constants.
@@ -327,7 +380,10 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         "dims": [{"name": d.name, "low": d.low, "high": d.high, "multiple_of": d.multiple_of} for d in program.dims],
         "donated": [[argument, result] for result, argument in program.donated],
         "lenient": False,
-        "failures": [failure._asdict() for failure in compilation.failures],
+        # Without the user's lines: they are those of whoever traced the graph first.
+        "failures": [
+            {**failure._replace(place=None).to_manifest(), "op": number} for failure, number in compilation.sites
+        ],
         "cpu_features": list(compilation.target.features),
         "target": str(compilation.target),
         "constants": [b.label for b in program.constants],
@@ -366,16 +422,91 @@ def build(compilation: Compilation) -> Built:
     return Built(code, manifest_of(compilation), folded)
 
 
-@dataclass
 class Executed:
-    """A built program in this process, ready to be called on leaves."""
+    """A built program. `executable` is the program in this process, loaded when it is first asked for: a program for
+    another machine can be read and saved here, but not called."""
 
-    graph: Graph
-    built: Built
-    executable: Executable
-    compilation: Compilation
-    constants: tuple[Array, ...]
-    from_disk: bool
+    def __init__(
+        self,
+        compilation: Compilation,
+        built: Built,
+        options: Options,
+        *,
+        lenient: bool,
+        from_disk: bool,
+        results: Sequence[str] | None,
+    ) -> None:
+        self.graph = compilation.graph
+        self.compilation = compilation
+        self.built = built
+        self.options = options
+        self.lenient = lenient
+        self.from_disk = from_disk
+        count = len(built.manifest["outputs"])
+        self.results = results or (["result"] if count == 1 else [f"result[{i}]" for i in range(count)])
+        known = {**graph_constants(self.graph), **built.folded}
+        self.constants = tuple(aligned(known[name]) for name in built.manifest["constants"])
+
+    @cached_property
+    def failures(self) -> list[Failure]:
+        """What the failure sites mean in this trace: a cached object may have been made from other lines."""
+        rows = self.built.manifest["failures"]
+        values = list(everywhere(self.graph)) if rows else []
+        places = [place_of(values[row["op"]].location) if row["op"] >= 0 else None for row in rows]
+        return [Failure.from_manifest(row)._replace(place=place) for row, place in zip(rows, places, strict=True)]
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """As a saved model carries it: with the lines and the names of results, which are this trace's."""
+        built = self.built.manifest
+        return {
+            **built,
+            "failures": [failure.to_manifest() for failure in self.failures],
+            "outputs": [{**row, "path": path} for row, path in zip(built["outputs"], self.results, strict=True)],
+            "lenient": self.lenient,
+        }
+
+    @cached_property
+    def signature(self) -> Signature:
+        return Signature.from_manifest(self.manifest)
+
+    @cached_property
+    def executable(self) -> Executable:
+        self.check_machine()
+        with self.compilation.timings.stage("load"):
+            return self.loaded(self.built.code, self.signature)
+
+    def loaded(self, code: bytes, signature: Signature) -> Executable:
+        """Object code of this program in memory."""
+        loaded = object_loader.load(code)
+        return Executable(
+            signature,
+            loaded.address("treadle_entry"),
+            loaded.address("treadle_arena_bytes"),
+            constants=[array.ctypes.data for array in self.constants],
+            failures=self.failures,
+            pool=pool_address,
+            threads=lambda: config.current.num_threads or default_threads(),
+            keep=(loaded, self.constants),
+        )
+
+    def check_machine(self) -> None:
+        """Refuse to run code here that was made for another machine (TD0643)."""
+        if self.options.target == "host":
+            return
+        target, here = self.compilation.target, platform.machine()
+        lacking = cpu.missing(target.features)
+        if target.triple.startswith(here):
+            if not lacking:
+                return
+            reason = f"this CPU lacks {', '.join(lacking)}"
+        else:
+            reason = f"this machine is {here}"
+        raise InvalidValue(
+            f"{self.graph.name} was compiled for {self.options.target}, and {reason}",
+            code="TD0643",
+            edit="read its texts or save it here; to call it, compile it for 'host'",
+        )
 
 
 def prepare(
@@ -384,8 +515,16 @@ def prepare(
     """Compile a graph, or find it on disk, and load it."""
     options = options or config.current
     compilation = Compilation(graph, target_named(options.target), check=options.check, donated=donated)
+    return finish(compilation, options, lenient=lenient)
+
+
+def finish(
+    compilation: Compilation, options: Options, *, lenient: bool = False, results: Sequence[str] | None = None
+) -> Executed:
+    """The rest of the way for a compilation, of which some stages may have been made already. `results` are the paths
+    of the results in what the function returns."""
     cache = disk_cache(options)
-    key = key_of(graph, compilation.target, donated)
+    key = key_of(compilation.graph, compilation.target, compilation.donated)
     data = cache.get(key) if cache is not None else None
     if data is not None:
         built = Built.unpack(data)
@@ -396,26 +535,76 @@ def prepare(
         _stats.kernels += len(compilation.program.kernels)
         if cache is not None:
             cache.put(key, built.pack())
-    with compilation.timings.stage("load"):
-        loaded = object_loader.load(built.code)
-        known = {**graph_constants(graph), **built.folded}
-        constants = tuple(aligned(known[name]) for name in built.manifest["constants"])
-        executable = Executable(
-            Signature.from_manifest({**built.manifest, "lenient": lenient}),
-            loaded.address("treadle_entry"),
-            loaded.address("treadle_arena_bytes"),
-            constants=[array.ctypes.data for array in constants],
-            failures=[Failure(**row) for row in built.manifest["failures"]],
-            pool=pool_address,
-            threads=lambda: config.current.num_threads or default_threads(),
-            keep=(loaded, constants),
-        )
+    executed = Executed(compilation, built, options, lenient=lenient, from_disk=data is not None, results=results)
+    if options.target == "host":
+        executed.executable  # noqa: B018  # loaded here, so that the time is the compilation's
     for name, seconds in compilation.timings.seconds.items():
         _stats.timings.seconds[name] = _stats.timings.seconds.get(name, 0.0) + seconds
-    if options.debug & 1:
-        source = "disk" if data is not None else "compiled"
-        print(f"treadle: {graph.name}: {source}, {compilation.timings}", file=sys.stderr)
-    return Executed(graph, built, executable, compilation, constants, data is not None)
+    if options.debug:
+        debug(executed, options.debug)
+    return executed
+
+
+def profile(executed: Executed, leaves: Sequence[Any], *, calls: int, threads: int | None) -> profiling.Profile:
+    """The program compiled once more with a clock round each kernel, and called with these leaves."""
+    executed.check_machine()
+    compilation, plain = executed.compilation, executed.signature
+    program = compilation.program
+    arrays = executed.executable.inputs(leaves)
+    sizes = dict(zip([dim.name for dim in plain.dims], plain.solve([a.shape for a in arrays]), strict=True))
+    costs = {kernel.name: graph_cost(kernel.graph, sizes) for kernel in program.kernels}
+    statements = [
+        profiling.Statement(
+            call.kernel,
+            str(call.location or ""),
+            costs[call.kernel].flops + costs[call.kernel].transcendentals,
+            float(sum(type_bytes(slot.type, sizes) for slot in (*call.reads, *call.writes))),
+        )
+        for call in calls_of(program.body)
+    ]
+    table = Tensor("times", np.dtype(np.int64), (len(statements), 2))
+    timed = Signature(plain.inputs, [*plain.outputs, table], plain.dims, plain.donated, True)
+    executable = executed.loaded(compilation.object_code(timed=True), timed)
+    return profiling.profile(executable, leaves, statements, calls=calls, threads=threads)[1]
+
+
+def verify(executed: Executed, leaves: Sequence[Any]) -> None:
+    """What `TREADLE_CHECK=1` adds to a compilation: the graph evaluated after every pass, and the native program, on
+    these leaves. TD0648 names the first that changes the answer."""
+    compilation, signature = executed.compilation, executed.signature
+    arrays = [np.array(array) for array in executed.executable.inputs(leaves)]
+    types = [kind for value in everywhere(executed.graph) for kind in value.tensors]
+    bound = max((_BOUNDS.get(kind.dtype.name, 0.0) for kind in types), default=0.0)
+    verdict = blame(compilation.steps, arrays, tolerance=bound)
+    name = executed.graph.name
+    if verdict.step is not None:
+        raise CheckFailed(f"{name}: {verdict}", code="TD0648")
+    expected = evaluate(executed.graph, *arrays)
+    found = executed.executable([np.array(array) for array in arrays])
+    for tensor, want, have in zip(signature.outputs, expected, found, strict=True):
+        error = largest_difference(want, have)
+        if error > bound:
+            raise CheckFailed(f"{name}: native code changed {tensor.path} by {error:.3g}", code="TD0648")
+
+
+# How far a compiled program may be from the reference, relative to the largest element: orders of summation differ.
+_BOUNDS = {"f64": 1e-10, "c128": 1e-10, "f32": 1e-4, "c64": 1e-4, "f16": 1e-2, "bf16": 5e-2, **dict.fromkeys(
+    ("f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e4m3b11fnuz"), 0.25)}  # fmt: skip
+
+
+def debug(executed: Executed, flags: int) -> None:
+    """What `TREADLE_DEBUG` asks for, on standard error: 1 timings, 2 the program and its kernels, 4 their code."""
+    compilation, name = executed.compilation, executed.graph.name
+    parts = []
+    if flags & 1:
+        source = "found on disk" if executed.from_disk else "compiled"
+        parts.append(f"treadle: {name}: {source} in {compilation.timings}\n")
+    if flags & 2:
+        parts += [f"treadle: {name}: the program\n", compilation.text("program")]
+        parts += [f"treadle: {name}: its kernels\n", compilation.text("loops")]
+    if flags & 4:
+        parts += [f"treadle: {name}: its code for {compilation.target}\n", compilation.text("asm")]
+    print("".join(part if part.endswith("\n") else part + "\n" for part in parts), end="", file=sys.stderr)
 
 
 def aligned(array: Array) -> Array:
@@ -519,7 +708,7 @@ def save(
     artifacts.write(
         path,
         object_code=compilation.object_code(stem),
-        manifest={**executed.built.manifest, **extra},
+        manifest={**executed.manifest, **extra},
         texts={"program": compilation.text("program"), "graph": show(compilation.graph)},
         constants=[(b.label, array) for b, array in zip(program.constants, executed.constants, strict=True)],
         name=stem,

@@ -18,12 +18,20 @@ from ..ir.errors import InvalidValue, TreadleError, TypeMismatch
 from ..ir.graph import Graph
 from ..passes.cost import cost_of
 from ..runtime import dispatch
-from ..runtime.errors import RuntimeFault
+from ..runtime.executable import failure
+from ..runtime.profile import Profile
 from . import tree
-from .compile import Executed, install_context, prepare, save
+from .arguments import ShapeDtype, bind_call, split
+from .compile import Compilation, Executed, finish, install_context, profile, save, target_named, verify
+from .options import config
+from .samples import concrete
+from .trace import current
 from .tree import LEAF, TreeDef
+from .userline import file_problem, spoken
 
 if TYPE_CHECKING:
+    import inspect
+
     from .jit import Traced
 
 
@@ -37,7 +45,6 @@ class MemoryAnalysis:
     alias_size_in_bytes: int
     generated_code_size_in_bytes: int
     lower_bound_in_bytes: int
-    constant_size_in_bytes: int
 
 
 class Compiled:
@@ -49,16 +56,13 @@ class Compiled:
         self.out_tree = traced.trace.out_tree
 
     @staticmethod
-    def of(traced: Traced) -> Compiled:
-        settings = traced.state.settings
-        pairs, unused = donations(traced)
-        if unused and not settings.donate_lenient:
-            raise InvalidValue(
-                f"donation of {unused[0]} cannot take effect: no result has its shape and dtype",
-                code="TD0640",
-                edit="do not donate it, or use donate='try'",
-            )
-        executed = prepare(traced.graph, donated=pairs, lenient=settings.donate_lenient, options=traced.options)
+    def of(traced: Traced, compilation: Compilation | None = None) -> Compiled:
+        executed = finish(
+            compilation or compilation_of(traced),
+            traced.options,
+            lenient=traced.state.settings.donate_lenient,
+            results=traced.trace.out_tree.paths("result"),
+        )
         return Compiled(traced, executed)
 
     @property
@@ -70,44 +74,89 @@ class Compiled:
         outs = self._outs(out) if out is not None else None
         if threads is None:
             threads = self.traced.state.settings.threads
-        try:
-            results = self.executed.executable(leaves, outs, threads)
-        except RuntimeFault as fault:
-            raise as_ours(fault) from None
-        return self.out_tree.unflatten(results)
+        if config.current.check:
+            self.check_captured()
+        return self.out_tree.unflatten(self.executed.executable(leaves, outs, threads))
 
     def _outs(self, out: Any) -> list[Any]:
         found, structure = tree.flatten(out, lambda x: x is None)
         if structure != self.out_tree:
-            raise TypeMismatch(f"out has the structure {structure}, the result {self.out_tree}", code="TD0641")
+            raise TypeMismatch(
+                f"out has the structure {structure}, the result {self.out_tree}",
+                code="TD0641",
+                edit="give an array, or None, for each array of the result",
+            )
         return found
 
+    def verify(self, leaves: Sequence[Any]) -> None:
+        """Under `TREADLE_CHECK=1`: every pass and the native program against the reference, on these leaves; noise
+        stands in for what is only a type."""
+        made_up = any(isinstance(leaf, ShapeDtype) for leaf in leaves)
+        try:
+            verify(self.executed, concrete(leaves))
+        except TreadleError as error:
+            # Noise may be an index out of range, or break what was promised of a size: that says nothing.
+            if not made_up or error.code == "TD0648":
+                raise
+
+    def check_captured(self) -> None:
+        """Under `TREADLE_CHECK=1`: refuse to go on with arrays that have changed since they became constants."""
+        for each in self.traced.trace.captured:
+            if each.changed():
+                raise InvalidValue(
+                    f"the array {each.label} has changed since {self.traced.state.name} was compiled, where its "
+                    "content is a constant",
+                    code="TD0645",
+                    location=each.location,
+                    edit="pass it as an argument, or forget the program with .clear_cache()",
+                )
+
+    @spoken
     def __call__(self, *args: Any, out: Any = None, threads: int | None = None, **kwargs: Any) -> Any:
         """Call with arguments of exactly this signature; `out` are arrays to fill, in the result's structure."""
-        from .jit import bind_call, split
+        from .jit import check_threads
 
-        state = self.traced.state
-        key, leaves, _ = split(state, bind_call(state, args, kwargs))
-        if key.structure != self.traced.key.structure or key.static != self.traced.key.static:
+        state, own = self.traced.state, self.traced.key
+        if current() is not None:
             raise TypeMismatch(
-                f"{state.name} was compiled for arguments of the structure {self.traced.key.structure}, "
-                f"these are {key.structure}",
+                f"a compiled program of {state.name} is called inside a traced function, and cannot be part of it",
+                code="TD0647",
+                edit=f"call the function {state.name} itself, or its jitted form",
+            )
+        check_threads(threads)
+        key, leaves, _ = split(state, bind_call(state, args, kwargs))
+        if key.structure != own.structure:
+            raise TypeMismatch(
+                f"{state.name} was compiled for arguments of the structure {own.structure}, these are {key.structure}",
                 code="TD0642",
             )
+        for (name, value), (_, was) in zip(key.static, own.static, strict=False):
+            if value != was:
+                raise TypeMismatch(
+                    f"{state.name} was compiled for {name}={was!r}, this is {value!r}",
+                    code="TD0642",
+                    edit=f"compile it for {name}={value!r} as well, or call the jitted function",
+                )
+        if key.static != own.static or key.constants != own.constants:
+            raise TypeMismatch(f"{state.name} was compiled for other constants than these", code="TD0642")
         return self.call_leaves(leaves, out, threads)
 
+    @spoken
     def as_text(self, stage: str = "program") -> str:
         """`graph`, `graph:PASS`, `program`, `loops`, `llvm` or `asm`."""
         return self.executed.compilation.text(stage)
 
+    @spoken
     def cost_analysis(self, dims: Mapping[str, int] | None = None) -> Mapping[str, float]:
-        """`flops`, `bytes accessed` and `transcendentals` of one call."""
-        cost = cost_of(self.executed.compilation.program, dims or {})
+        """`flops`, `bytes accessed` and `transcendentals` of one call; symbolic sizes are those of `dims`."""
+        cost = cost_of(self.executed.compilation.program, self._sizes(dims))
         return {"flops": cost.flops, "bytes accessed": cost.bytes, "transcendentals": cost.transcendentals}
 
+    @spoken
     def memory_analysis(self, dims: Mapping[str, int] | None = None) -> MemoryAnalysis:
+        """Bytes of arguments, results, scratch, results in donated memory, code, and the least scratch possible."""
         program = self.executed.compilation.program
-        sizes = dict(dims or {})
+        sizes = self._sizes(dims)
 
         def total(buffers: Sequence[Any]) -> int:
             return sum(evaluate_dim(buffer.type.bytes, sizes) for buffer in buffers)
@@ -119,28 +168,47 @@ class Compiled:
             alias_size_in_bytes=total([program.outputs[result] for result, _ in program.donated]),
             generated_code_size_in_bytes=len(self.executed.built.code),
             lower_bound_in_bytes=evaluate_dim(program.lower_bound, sizes),
-            constant_size_in_bytes=total(program.constants),
         )
 
+    def _sizes(self, dims: Mapping[str, int] | None) -> dict[str, int]:
+        wanted = [dim.name for dim in self.graph.dims]
+        given = dict(dims or {})
+        if sorted(given) != sorted(wanted):
+            example = ", ".join(f"{name!r}: 8" for name in wanted)
+            raise InvalidValue(
+                f"the sizes of {self.graph.name} are {', '.join(wanted) or 'all known'}; given: "
+                f"{', '.join(given) or 'none'}",
+                code="TD0646",
+                edit=f"dims={{{example}}}" if wanted else "leave dims out",
+            )
+        return given
+
+    @spoken
+    def profile(self, *args: Any, calls: int = 10, threads: int | None = None, **kwargs: Any) -> Profile:
+        """Time per kernel and per line of the user's, over some calls with these arguments: print it."""
+        from .jit import check_threads
+
+        check_threads(threads)
+        state = self.traced.state
+        _, leaves, _ = split(state, bind_call(state, args, kwargs))
+        return profile(self.executed, leaves, calls=calls, threads=threads or state.settings.threads)
+
+    @spoken
     def save(self, path: str | Path, *, name: str | None = None, header: bool = False, loader: bool = False) -> None:
         """Write `path`: one shared library that needs neither treadle nor LLVM.
 
         `name` prefixes its C functions (the file's stem unless given); `header` writes `model.h` beside it, `loader` a
         `model.py` that needs only NumPy and ctypes.
         """
-        traced = self.traced
-        save(
-            self.executed,
-            path,
-            name=name,
-            extra={
-                "function": traced.state.name,
-                "arguments": traced.key.structure.to_json(),
-                "results": self.out_tree.to_json(),
-            },
-            header=header,
-            loader=loader,
-        )
+        extra = {
+            "function": self.traced.state.name,
+            "arguments": self.traced.key.structure.to_json(),
+            "results": self.out_tree.to_json(),
+        }
+        try:
+            save(self.executed, path, name=name, extra=extra, header=header, loader=loader)
+        except OSError as error:
+            raise file_problem(error, path) from None
 
     def install(self, function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any) -> None:
         """Let further calls of this very form go the native way, where it can take them."""
@@ -152,6 +220,19 @@ class Compiled:
         return f"<compiled {self.graph.name}: {len(self.executed.built.code)} bytes of code>"
 
 
+def compilation_of(traced: Traced) -> Compilation:
+    """A trace at the beginning of its way, with the donations that can take effect (TD0640 for the others)."""
+    pairs, unused = donations(traced)
+    if unused and not traced.state.settings.donate_lenient:
+        raise InvalidValue(
+            f"donation of {unused[0]} cannot take effect: no result has its shape and dtype",
+            code="TD0640",
+            edit="do not donate it, or use donate='try'",
+        )
+    options = traced.options
+    return Compilation(traced.graph, target_named(options.target), check=options.check, donated=pairs)
+
+
 class _NotServed(Exception):
     """The native way does not take this form of call."""
 
@@ -161,32 +242,62 @@ def record_for(
 ) -> dispatch.Record | None:
     """The dispatch record of a call of this form; None where the complete path must take it each time."""
     state, key = compiled.traced.state, compiled.traced.key
-    free = [name for name in state.signature.parameters if name not in state.bound]
-    first: dict[str, tuple[TreeDef, int]] = {}
+    if config.current.check or key.constants:
+        return None  # each call looks at arrays that may have changed
+    places: dict[str, tuple[TreeDef, int]] = {}
     count = 0
     for name, structure in zip(key.structure.keys, key.structure.children, strict=True):
-        first[str(name)] = (structure, count)
+        places[str(name)] = (structure, count)
         count += structure.leaves
-    given = {**dict(zip(free, args, strict=False)), **kwargs}
+    free = [p for p in state.signature.parameters.values() if p.name not in state.bound]
+    positional, rest = places_of(free, places)
+
+    @spoken
+    def failed(status: int) -> Any:
+        raise failure(status, compiled.executed.failures)
+
     try:
-        if any(name not in given for name in first):
-            raise _NotServed  # a default is data: it is no part of the call
-        positional = tuple(_argument(value, first.get(name)) for name, value in zip(free, args, strict=False))
-        keywords = [(name, _argument(value, first.get(name))) for name, value in kwargs.items()]
+        arguments = tuple(
+            _argument(value, positional[i] if i < len(positional) else rest.get(i - len(positional)))
+            for i, value in enumerate(args)
+        )
+        keywords = [(name, _argument(value, rest.get(name, places.get(name)))) for name, value in kwargs.items()]
         if out is not None:
             keywords.append(("out", _out_argument(out, [0])))
         return dispatch.record_of(
             compiled.executed.executable,
-            positional,
+            arguments,
             _result(compiled.out_tree, [0]),
             keywords=tuple(keywords),
+            failed=failed,
             **install_context(compiled.executed, state.settings.threads),
         )
     except (_NotServed, dispatch.Unservable):
         return None
 
 
-def _argument(value: Any, place: tuple[TreeDef, int] | None) -> Any:
+Where = tuple[TreeDef, int]  # a structure, and the number of its first leaf
+
+
+def places_of(
+    parameters: Sequence[inspect.Parameter], places: Mapping[str, Where]
+) -> tuple[list[Where | None], dict[Any, Where]]:
+    """Where the dynamic arguments of a call are: positional ones in order (None for a static one), and those of
+    `*args` by number and `**kwargs` by name."""
+    positional: list[Where | None] = []
+    rest: dict[Any, Where] = {}
+    for p in parameters:
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD):
+            positional.append(places.get(p.name))
+        elif p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.name in places:
+            structure, number = places[p.name]
+            for key, child in zip(structure.keys, structure.children, strict=True):
+                rest[key] = (child, number)
+                number += child.leaves
+    return positional, rest
+
+
+def _argument(value: Any, place: Where | None) -> Any:
     """How the native walk sees one argument; `place` is None for a static one."""
     if place is None:
         return dispatch.Fixed(value)
@@ -200,7 +311,9 @@ def _argument(value: Any, place: tuple[TreeDef, int] | None) -> Any:
         raise _NotServed
     if structure.kind == "none":
         return dispatch.Fixed(None)
-    starts: dict[Any, tuple[TreeDef, int]] = {}
+    if structure.kind == "static":
+        return dispatch.Fixed(value)
+    starts: dict[Any, Where] = {}
     for name, child in zip(structure.keys, structure.children, strict=False):
         starts[name] = (child, number)
         number += child.leaves
@@ -259,14 +372,3 @@ def donations(traced: Traced) -> tuple[list[tuple[int, int]], list[str]]:
             free.remove(fit)
             pairs.append((fit, i))
     return pairs, unused
-
-
-def as_ours(fault: RuntimeFault) -> TreadleError:
-    """A fault of the runtime as an error of ours: the same code and message, and the builtin a user would catch."""
-    kind = _CLASSES.get(fault.builtin)
-    if kind is None:
-        kind = _CLASSES[fault.builtin] = type(fault.builtin.__name__, (TreadleError, fault.builtin), {})
-    return kind(fault.message, code=fault.code, edit=fault.edit)
-
-
-_CLASSES: dict[type[Exception], type[TreadleError]] = {}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .arguments import Key
     from .compiled import Compiled
-    from .jit import Key, State
+    from .jit import State
 
 
 def explain(state: State) -> str:
@@ -27,7 +28,7 @@ def _signature(compiled: Compiled) -> str:
     inside = ", ".join(
         f"{spec.path}: {spec.type if spec.kind == 'array' else spec.kind}" for spec in compiled.traced.specs
     )
-    static = ", ".join(f"{name}={value.value!r}" for name, value in compiled.traced.key.static)  # type: ignore[attr-defined]
+    static = ", ".join(f"{name}={value.value!r}" for name, value in compiled.traced.key.static)
     return f"({inside}){f' with {static}' if static else ''}"
 
 
@@ -37,7 +38,7 @@ def difference(before: Key, now: Key, compiled: Compiled) -> str:
         return f"the arguments are {now.structure} and were {before.structure}"
     for (name, value), (_, old) in zip(now.static, before.static, strict=False):
         if value != old:
-            return f"{name} is {value.value!r} and was {old.value!r}"  # type: ignore[attr-defined]
+            return f"{name} is {value.value!r} and was {old.value!r}"
     for spec, (_, kind), (_, old_kind) in zip(compiled.traced.specs, now.leaves, before.leaves, strict=True):
         if kind != old_kind:
             return f"{spec.path} is {kind} and was {old_kind}"

@@ -12,11 +12,12 @@ from typing import Any
 from ..ir.errors import TypeMismatch
 from ..runtime.artifact import LoadedArtifact
 from ..runtime.artifact import load as load_artifact
-from ..runtime.errors import RuntimeFault
 from ..runtime.threads import default_threads
 from . import tree
 from .options import config
+from .trace import current
 from .tree import TreeDef
+from .userline import file_problem, spoken
 
 
 class Loaded:
@@ -36,8 +37,18 @@ class Loaded:
             pool=pool_address, threads=lambda: config.current.num_threads or default_threads()
         )
 
+    @spoken
     def __call__(self, *args: Any, out: Any = None, threads: int | None = None, **kwargs: Any) -> Any:
         """Call with the arguments the function had, by position or by name; bound ones are inside."""
+        from .jit import check_threads
+
+        if current() is not None:
+            raise TypeMismatch(
+                f"the saved model {self.name} is called inside a traced function, and cannot be part of it",
+                code="TD0647",
+                edit="call it outside, and pass its result in",
+            )
+        check_threads(threads)
         given = dict(zip(self.names, args, strict=False)) | kwargs
         missing = [name for name in self.names if name not in given]
         if len(args) > len(self.names) or missing or len(given) > len(self.names):
@@ -51,18 +62,24 @@ class Loaded:
             for name, structure in zip(self.names, self.arguments.children, strict=True)
             for leaf in structure.leaves_of(given[name], name)
         ]
-        outs = tree.leaves(out, lambda x: x is None) if out is not None else None
-        try:
-            return self.results.unflatten(self._executable(leaves, outs, threads))
-        except RuntimeFault as fault:
-            from .compiled import as_ours
+        outs = self._outs(out) if out is not None else None
+        return self.results.unflatten(self._executable(leaves, outs, threads))
 
-            raise as_ours(fault) from None
+    def _outs(self, out: Any) -> list[Any]:
+        found, structure = tree.flatten(out, lambda x: x is None)
+        if len(found) != self.results.leaves:
+            raise TypeMismatch(
+                f"out has the structure {structure}, the result {self.results}",
+                code="TD0641",
+                edit="give an array, or None, for each array of the result",
+            )
+        return found
 
     def __repr__(self) -> str:
         return f"<loaded {self.name}({', '.join(self.names)})>"
 
 
+@spoken
 def load(path: str | os.PathLike[str], verify: bool = False) -> Loaded:
     """The callable of a saved model. `verify` also hashes its weights (everything else always is).
 
@@ -70,7 +87,5 @@ def load(path: str | os.PathLike[str], verify: bool = False) -> Loaded:
     """
     try:
         return Loaded(load_artifact(path, verify=verify))
-    except RuntimeFault as fault:
-        from .compiled import as_ours
-
-        raise as_ours(fault) from None
+    except OSError as error:
+        raise file_problem(error, path) from None

@@ -6,10 +6,9 @@ import inspect
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import InvalidValue
 from ..ir.ops import OPS
 from ..ir.value import Elementwise, Value
-from .options import unknown_name
+from .userline import unknown_name
 
 RULES = ("result", "evaluate", "structure", "partials", "transpose", "jvp", "batch", "decompose")
 ROOT = Path(__file__).resolve().parent.parent
@@ -55,8 +54,7 @@ def describe(name: str) -> str:
     """One op: what it means, its fields, and each of its rules with file and line."""
     cls = OPS.get(name)
     if cls is None:
-        error: InvalidValue = unknown_name("op", name, list(OPS))
-        raise error
+        raise unknown_name("op", name, list(OPS))
     fields = ", ".join(
         f"{f.name}: {f.annotation}" + ("" if repr(f.default) == "MISSING" else f" = {f.default!r}") for f in cls.schema
     )

@@ -10,12 +10,12 @@ import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import InvalidValue
+from ..ir.errors import InvalidValue, UnknownName
 from ..runtime.threads import default_threads
+from .userline import spoken, unknown_name
 
 
 def _default_cache() -> str:
@@ -23,66 +23,80 @@ def _default_cache() -> str:
     return str(Path(base) / "treadle")
 
 
+def _knob(default: Any, doc: str, *, least: float | None = None, factory: Callable[[], Any] | None = None) -> Any:
+    metadata = {"doc": doc, "least": least}
+    return field(default_factory=factory, metadata=metadata) if factory else field(default=default, metadata=metadata)
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What can be set. Each field is also an environment variable `TREADLE_<NAME>`."""
 
-    num_threads: int = field(default=0, metadata={"doc": "threads of the pool; 0: affinity and cgroup quota decide"})
-    debug: int = field(default=0, metadata={"doc": "1 timings, 2 kernels, 4 code, on standard error"})
-    check: bool = field(
-        default=False, metadata={"doc": "verify and evaluate after every pass; detect changed captures"}
-    )
-    cache: bool = field(default=True, metadata={"doc": "keep compiled objects on disk"})
-    cache_dir: str = field(default_factory=_default_cache, metadata={"doc": "where compiled objects are kept"})
-    cache_limit: int = field(default=1 << 30, metadata={"doc": "bytes of compiled objects kept on disk"})
-    target: str = field(default="host", metadata={"doc": "what to compile for: host, a CPU's name, or a target's text"})
-    alarm: float = field(default=5.0, metadata={"doc": "seconds of compiling after which the slow pass is named"})
-    max_signatures: int = field(default=64, metadata={"doc": "compiled signatures a function keeps"})
+    num_threads: int = _knob(0, "the most threads of a call; 0: affinity and cgroup quota decide", least=0)
+    debug: int = _knob(0, "1 timings, 2 kernels, 4 code, or their sum, on standard error", least=0)
+    check: bool = _knob(False, "verify and evaluate after every pass; detect changed captures")
+    cache: bool = _knob(True, "keep compiled objects on disk")
+    cache_dir: str = _knob(None, "where compiled objects are kept", factory=_default_cache)
+    cache_limit: int = _knob(1 << 30, "bytes of compiled objects kept on disk", least=0)
+    target: str = _knob("host", "what to compile for: host, a CPU's name, or a target's text")
+    alarm: float = _knob(5.0, "seconds of compiling after which the slow pass is named; 0: never", least=0)
+    max_signatures: int = _knob(64, "compiled signatures a function keeps", least=1)
 
     def changed(self, **changes: Any) -> Options:
         """These options with some replaced; unknown names are refused with a suggestion (TD0601)."""
         known = _fields()
         for name, value in changes.items():
             if name not in known:
-                raise unknown_name("option", name, known)
-            changes[name] = _typed(name, value, known[name])
+                raise unknown_name("option", name, known, UnknownName)
+            changes[name] = _typed(known[name], value, f"option {name}")
         return dataclasses.replace(self, **changes)
 
 
-def unknown_name(what: str, name: str, known: Mapping[str, Any] | list[str]) -> InvalidValue:
-    """The error for a misspelt keyword, with the nearest right one."""
-    near = get_close_matches(name, list(known), 1)
-    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-    return InvalidValue(f"unknown {what} {name!r}; {hint}", code="TD0601")
+def _fields() -> dict[str, dataclasses.Field[Any]]:
+    return {f.name: f for f in dataclasses.fields(Options)}
 
 
-def _fields() -> dict[str, Callable[[Any], Any]]:
-    readers: dict[str, Callable[[Any], Any]] = {"int": int, "bool": _truth, "str": str, "float": float}
-    return {f.name: readers[str(f.type)] for f in dataclasses.fields(Options)}
+def _whole(value: Any) -> int:
+    return int(value) if isinstance(value, str) else int(value.__index__())
 
 
 def _truth(value: Any) -> bool:
     if isinstance(value, str):
-        return value.lower() not in ("", "0", "false", "no", "off")
+        return {word: truth for truth, words in _WORDS.items() for word in words}[value.lower()]
     return bool(value)
 
 
-def _typed(name: str, value: Any, read: Callable[[Any], Any]) -> Any:
+def _text(value: Any) -> str:
+    return str(os.fspath(value))
+
+
+_WORDS = {True: ("1", "true", "yes", "on"), False: ("", "0", "false", "no", "off")}
+_READERS: dict[str, Callable[[Any], Any]] = {"int": _whole, "bool": _truth, "str": _text, "float": float}
+
+
+def _typed(knob: dataclasses.Field[Any], value: Any, spelling: str) -> Any:
+    least = knob.metadata["least"]
     try:
-        return read(value)
-    except (TypeError, ValueError):
-        raise InvalidValue(f"option {name}: {value!r} is not a value for it", code="TD0602") from None
+        read = _READERS[str(knob.type)](value)
+        if least is not None and not read >= least:
+            raise ValueError
+        return read
+    except (TypeError, ValueError, AttributeError, KeyError):
+        kind = {"int": "a whole number", "bool": "true or false", "str": "a text", "float": "a number"}[str(knob.type)]
+        wanted = kind if least is None else f"{kind}, at least {least}"
+        raise InvalidValue(
+            f"{spelling} is {value!r}, not {wanted}", code="TD0602", edit=f"it says: {knob.metadata['doc']}"
+        ) from None
 
 
 def from_environment(environment: Mapping[str, str] | None = None) -> Options:
     """Defaults, overridden by `TREADLE_*`. Unknown variables of that prefix are left alone."""
     source = os.environ if environment is None else environment
-    known = _fields()
-    found = {
-        name: _typed(name, source[f"TREADLE_{name.upper()}"], read)
-        for name, read in known.items()
-        if f"TREADLE_{name.upper()}" in source
-    }
+    found = {}
+    for name, knob in _fields().items():
+        variable = f"TREADLE_{name.upper()}"
+        if variable in source:
+            found[name] = _typed(knob, source[variable], f"the environment variable {variable}")
     return Options(**found)
 
 
@@ -107,21 +121,26 @@ class Config:
         if name.startswith("__"):
             raise AttributeError(name)
         if name not in _fields():
-            raise unknown_name("option", name, _fields())
+            raise unknown_name("option", name, _fields(), UnknownName)
         return getattr(self.current, name)
 
+    @spoken
     def __setattr__(self, name: str, value: Any) -> None:
-        self.__dict__["options"] = self.current.changed(**{name: value})
+        self.replace(self.current.changed(**{name: value}))
+
+    @spoken
+    def set(self, **changes: Any) -> _Restore:
+        before = self.current
+        self.replace(before.changed(**changes))
+        return _Restore(self, before)
+
+    def replace(self, options: Options) -> None:
+        self.__dict__["options"] = options
         for watcher in watchers:
             watcher()
 
-    def set(self, **changes: Any) -> _Restore:
-        before = self.current
-        self.__dict__["options"] = before.changed(**changes)
-        return _Restore(self, before)
-
     def __dir__(self) -> list[str]:
-        return [*_fields(), "current", "set"]
+        return [*_fields(), "current", "replace", "set"]
 
     def __repr__(self) -> str:
         return "\n".join(
@@ -137,16 +156,15 @@ class _Restore:
         return self.config
 
     def __exit__(self, *error: object) -> None:
-        self.config.__dict__["options"] = self.before
+        self.config.replace(self.before)
 
 
 config = Config()
 
 
+@spoken
 def set_num_threads(n: int) -> None:
     """The most threads a call uses from now on; 0 leaves it to the machine's affinity and quota."""
-    if n < 0:
-        raise InvalidValue(f"{n} threads", code="TD0602")
     config.num_threads = n
 
 

@@ -23,7 +23,7 @@ from ..ir.value import Parameter, Value
 from . import randomness, tree
 from .trace import Captured, LeafSpec, Trace, Weak, closed, current, here, leaked, operation
 from .tree import TreeDef
-from .userline import doing, first_word, ours, trimmed
+from .userline import definition, doing, first_word, ours, trimmed
 
 _NO_VALUE: Final[Any] = np._NoValue  # how NumPy spells an argument that was not given
 
@@ -680,7 +680,7 @@ def _trace(
 ) -> Traced:
     from .arrays import lift
 
-    begin = _definition(fn)
+    begin = definition(fn)
     name = name if name.isidentifier() else "function"  # a lambda's name is none in texts
     with Trace(name) as trace:
         trace.session.dims.update((dim.name, dim) for dim in dims)
@@ -718,13 +718,6 @@ def _not_an_array(leaf: Any, path: str, name: str, where: Location | None) -> Ty
         location=where,
         edit="return arrays, numbers, None, and dicts, lists, tuples or registered containers of them",
     )
-
-
-def _definition(fn: Callable[..., Any]) -> Location | None:
-    while hasattr(fn, "__wrapped__"):
-        fn = fn.__wrapped__
-    code = getattr(fn, "__code__", None)
-    return None if code is None else Location(code.co_filename, code.co_firstlineno, code.co_qualname)
 
 
 def dtype_of(x: Any) -> DType:

@@ -23,8 +23,9 @@ from ..ir.types import TensorType
 from ..ir.value import Parameter, Value, lift
 from ..passes import autodiff, batch
 from . import tree
+from .arguments import signature_of
 from .arrays import lift as lift_array
-from .jit import jit, signature_of
+from .jit import jit
 from .trace import current, here, operation
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
 from .tree import TreeDef

@@ -1,14 +1,15 @@
 """Nested containers as argument lists: `treadle.tree`.
 
-A tree is a leaf, None, or a dict, list, tuple, NamedTuple, dataclass or registered container of trees. Dicts keep the
-order in which their keys were inserted, and two dicts with the same keys in another order have one structure: keys are
-flattened in sorted order where they can be sorted. Structures compare, hash, and say where each leaf stands
-(`params["w1"]`), which is how every message of ours names an argument.
+A tree is a leaf, None, or a dict, list, tuple, NamedTuple, dataclass or registered container of trees. Two dicts with
+the same keys in another order have one structure: keys are flattened in sorted order where they can be sorted (those
+of an OrderedDict as they stand, since there the order is part of it). Structures compare, hash, and say where each leaf
+stands (`params["w1"]`), which is how every message of ours names an argument.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +20,36 @@ Flatten = Callable[[Any], tuple[Sequence[Any], Hashable]]
 Unflatten = Callable[[Hashable, Sequence[Any]], Any]
 
 
+class Static:
+    """A value that is part of a structure, with its type: `1`, `1.0` and `True` are equal but do not trace alike."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Static) and type(self.value) is type(other.value) and bool(self.value == other.value)
+
+    def __hash__(self) -> int:
+        return hash((type(self.value), self.value))
+
+    def __repr__(self) -> str:
+        return spelling(self.value)
+
+
+def spelling(value: Any) -> str:
+    """How a static value is shown: a function or class by its name, what is no more than its address by its type."""
+    name = getattr(value, "__qualname__", None)
+    if isinstance(name, str):
+        return name
+    text = repr(value)
+    return f"<{type(value).__name__}>" if " at 0x" in text else text
+
+
 @dataclass(frozen=True, slots=True)
 class TreeDef:
-    """The structure of a tree. `kind` is "leaf", "none", "dict", "list", "tuple", or a container class."""
+    """The structure of a tree. `kind` is "leaf", "none", "static", "dict", "list", "tuple", or a container class."""
 
     kind: Any
     keys: tuple[Hashable, ...] = ()
@@ -30,6 +58,20 @@ class TreeDef:
     @property
     def leaves(self) -> int:
         return 1 if self.kind == "leaf" else sum(child.leaves for child in self.children)
+
+    @property
+    def statics(self) -> list[Static]:
+        """The static values in it, left to right."""
+        if self.kind == "static":
+            return [self.value]
+        return [value for child in self.children for value in child.statics]
+
+    @property
+    def value(self) -> Static:
+        """Of a static place: what stands there."""
+        value = self.keys[0]
+        assert isinstance(value, Static)
+        return value
 
     def unflatten(self, leaves: Iterable[Any]) -> Any:
         """The tree with this structure and these leaves; TD0610 when their number is wrong."""
@@ -43,6 +85,10 @@ class TreeDef:
         dataclass with these fields serves too. TD0612 names the first place where they differ."""
         if self.kind == "leaf":
             return [tree]
+        if self.kind == "static":
+            if spelling(tree) != str(self):
+                raise TypeMismatch(f"{root} is {spelling(tree)}, and was {self} when it was compiled", code="TD0612")
+            return []
         given = _children(tree)
         if not is_node(tree) or given.keys() != dict.fromkeys(self.keys).keys():
             raise TypeMismatch(f"{root} has the structure {structure(tree)}, not {self}", code="TD0612")
@@ -58,9 +104,12 @@ class TreeDef:
         ]
 
     def to_json(self) -> Any:
-        """As JSON: what an artifact stores. Classes become dicts or tuples of their fields when read back."""
+        """As JSON: what an artifact stores. Classes become dicts or tuples of their fields when read back, static
+        values their spelling."""
         if self.kind in ("leaf", "none"):
             return self.kind
+        if self.kind == "static":
+            return {"static": str(self)}
         children = [child.to_json() for child in self.children]
         if self.kind in ("list", "tuple"):
             return {self.kind: children}
@@ -73,6 +122,8 @@ class TreeDef:
         if isinstance(text, str):
             return LEAF if text == "leaf" else NONE
         ((kind, children),) = text.items()
+        if kind == "static":
+            return TreeDef("static", (Static(_Spelt(children)),))
         if kind == "dict":
             keys = tuple(key for key, _ in children)
             return TreeDef("dict", keys, tuple(TreeDef.from_json(child) for _, child in children))
@@ -84,6 +135,8 @@ class TreeDef:
                 return "*"
             case "none":
                 return "None"
+            case "static":
+                return repr(self.value)
             case "list":
                 return f"[{', '.join(str(c) for c in self.children)}]"
             case "tuple":
@@ -92,6 +145,13 @@ class TreeDef:
                 return f"{{{', '.join(f'{k!r}: {c}' for k, c in zip(self.keys, self.children, strict=True))}}}"
         shown = ", ".join(f"{k}={c}" for k, c in zip(self.keys, self.children, strict=True))
         return f"{self.kind.__name__}({shown})"
+
+
+class _Spelt(str):
+    """A static value read back from JSON: of it only the spelling is known."""
+
+    def __repr__(self) -> str:
+        return str(self)
 
 
 LEAF = TreeDef("leaf")
@@ -105,33 +165,48 @@ def register(cls: type, flatten: Flatten, unflatten: Unflatten) -> type:
     return cls
 
 
-def flatten(tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> tuple[list[Any], TreeDef]:
-    """The leaves, left to right, and the structure."""
+def flatten(
+    tree: Any, is_leaf: Callable[[Any], bool] | None = None, is_static: Callable[[Any], bool] | None = None
+) -> tuple[list[Any], TreeDef]:
+    """The leaves, left to right, and the structure, of which static values are a part."""
     leaves: list[Any] = []
-    return leaves, _flatten(tree, leaves, is_leaf)
+    return leaves, _flatten(tree, leaves, is_leaf, is_static)
 
 
-def _flatten(tree: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None) -> TreeDef:
+def _flatten(
+    tree: Any,
+    leaves: list[Any],
+    is_leaf: Callable[[Any], bool] | None,
+    is_static: Callable[[Any], bool] | None = None,
+) -> TreeDef:
     if is_leaf is not None and is_leaf(tree):
         leaves.append(tree)
         return LEAF
+    if is_static is not None and is_static(tree):
+        return TreeDef("static", (Static(tree),))
     kind = type(tree)
     if tree is None:
         return NONE
-    if kind is dict:
-        keys = _ordered(tree)
-        return TreeDef("dict", keys, tuple(_flatten(tree[key], leaves, is_leaf) for key in keys))
+    if kind is dict or kind is OrderedDict:
+        keys = _ordered(tree) if kind is dict else tuple(tree)
+        return TreeDef(
+            "dict" if kind is dict else kind,
+            keys,
+            tuple(_flatten(tree[key], leaves, is_leaf, is_static) for key in keys),
+        )
     if kind is list or kind is tuple:
         name = "list" if kind is list else "tuple"
-        return TreeDef(name, tuple(range(len(tree))), tuple(_flatten(child, leaves, is_leaf) for child in tree))
+        return TreeDef(
+            name, tuple(range(len(tree))), tuple(_flatten(child, leaves, is_leaf, is_static) for child in tree)
+        )
     if kind in _registered:
         children, data = _registered[kind][0](tree)
-        return TreeDef(kind, (data,), tuple(_flatten(child, leaves, is_leaf) for child in children))
+        return TreeDef(kind, (data,), tuple(_flatten(child, leaves, is_leaf, is_static) for child in children))
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        return TreeDef(kind, tuple(kind._fields), tuple(_flatten(child, leaves, is_leaf) for child in tree))
+        return TreeDef(kind, tuple(kind._fields), tuple(_flatten(child, leaves, is_leaf, is_static) for child in tree))
     if dataclasses.is_dataclass(kind):
         names = tuple(field.name for field in dataclasses.fields(kind) if field.init)
-        return TreeDef(kind, names, tuple(_flatten(getattr(tree, name), leaves, is_leaf) for name in names))
+        return TreeDef(kind, names, tuple(_flatten(getattr(tree, name), leaves, is_leaf, is_static) for name in names))
     leaves.append(tree)
     return LEAF
 
@@ -139,7 +214,7 @@ def _flatten(tree: Any, leaves: list[Any], is_leaf: Callable[[Any], bool] | None
 def _children(tree: Any) -> dict[Any, Any]:
     """The children of a container by the keys that its structure has once it was written as JSON."""
     kind = type(tree)
-    if kind is dict:
+    if kind is dict or kind is OrderedDict:
         return {str(key): child for key, child in tree.items()}
     if isinstance(tree, list | tuple):
         return dict(enumerate(tree))
@@ -153,7 +228,7 @@ def _children(tree: Any) -> dict[Any, Any]:
 def is_node(value: Any) -> bool:
     """Whether `value` is a container: something that `flatten` opens."""
     kind = type(value)
-    if value is None or kind in (dict, list, tuple) or kind in _registered:
+    if value is None or kind in (dict, OrderedDict, list, tuple) or kind in _registered:
         return True
     return (issubclass(kind, tuple) and hasattr(kind, "_fields")) or dataclasses.is_dataclass(kind)
 
@@ -166,7 +241,9 @@ def _ordered(tree: dict[Hashable, Any]) -> tuple[Hashable, ...]:
 
 
 def _steps(structure: TreeDef) -> list[str]:
-    if structure.kind in ("dict", "list", "tuple"):
+    if structure.kind == "static":
+        return []
+    if structure.kind in ("dict", OrderedDict, "list", "tuple"):
         return [f"[{key!r}]" for key in structure.keys]
     if structure.kind in _registered:
         return [f"[{i}]" for i in range(len(structure.children))]
@@ -179,13 +256,15 @@ def _build(structure: TreeDef, leaves: Any) -> Any:
         return next(leaves)
     if kind == "none":
         return None
+    if kind == "static":
+        return structure.value.value
     children = [_build(child, leaves) for child in structure.children]
     if kind == "list":
         return children
     if kind == "tuple":
         return tuple(children)
-    if kind == "dict":
-        return dict(zip(structure.keys, children, strict=True))
+    if kind == "dict" or kind is OrderedDict:
+        return (dict if kind == "dict" else OrderedDict)(zip(structure.keys, children, strict=True))
     if kind in _registered:
         return _registered[kind][1](structure.keys[0], children)
     if issubclass(kind, tuple):

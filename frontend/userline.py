@@ -7,21 +7,44 @@ once per traced operation: whether a file is the user's is remembered by name, a
 from __future__ import annotations
 
 import dis
+import functools
 import itertools
 import linecache
 import os
 import sys
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
 from types import CodeType, FrameType, TracebackType
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from ..ir.errors import TreadleError
+from ..ir.errors import (
+    ArithmeticFault,
+    FileForbidden,
+    FileMissing,
+    FileProblem,
+    InvalidValue,
+    OutOfRange,
+    RunFailed,
+    TooLarge,
+    TreadleError,
+    TypeMismatch,
+)
 from ..ir.location import Location
+from ..runtime.errors import RuntimeFault
+
+E = TypeVar("E", bound=BaseException)
+F = TypeVar("F", bound=Callable[..., Any])
 
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ROOMS: Final = tuple(os.path.join(_ROOT, room) + os.sep for room in ("ir", "passes", "codegen", "runtime", "frontend"))
-_INTERNAL: Final = (*_ROOMS, os.path.join(_ROOT, "__init__.py"), os.path.dirname(os.path.abspath(np.__file__)) + os.sep)
+_INTERNAL: Final = (
+    *_ROOMS,
+    os.path.join(_ROOT, "__init__.py"),
+    os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
+    functools.__file__,  # what is computed once is computed behind a frame of this
+)
 
 _known_files: dict[str, bool] = {}
 _known_lines: dict[tuple[CodeType, int], Location] = {}
@@ -64,6 +87,14 @@ def _place(code: CodeType, instruction: int, line: int) -> Location:
 def user_location() -> Location | None:
     frame = user_frame()
     return None if frame is None else location_of(frame)
+
+
+def definition(fn: Callable[..., Any]) -> Location | None:
+    """The line where a function of the user's begins."""
+    while hasattr(fn, "__wrapped__"):
+        fn = fn.__wrapped__
+    code = getattr(fn, "__code__", None)
+    return None if code is None else Location(code.co_filename, code.co_firstlineno, code.co_qualname)
 
 
 def doing() -> str:
@@ -129,7 +160,7 @@ def raised_by_user(error: BaseException) -> bool:
     return dis.opname[code.co_code[trace.tb_lasti]] in ("RAISE_VARARGS", "RERAISE")
 
 
-def trimmed(error: TreadleError) -> TreadleError:
+def trimmed(error: E) -> E:
     """The error with the user's frames alone in its traceback."""
     frames: list[TracebackType] = []
     trace = error.__traceback__
@@ -141,3 +172,90 @@ def trimmed(error: TreadleError) -> TreadleError:
     for each in reversed(frames):
         kept = TracebackType(kept, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return error.with_traceback(kept)
+
+
+# From the builtin that a fault of the runtime is caught as, to the error of ours.
+_KINDS: Final[dict[type[Exception], type[TreadleError]]] = {
+    TypeError: TypeMismatch,
+    ValueError: InvalidValue,
+    IndexError: OutOfRange,
+    ArithmeticError: ArithmeticFault,
+    OverflowError: TooLarge,
+    RuntimeError: RunFailed,
+}
+
+
+def as_ours(fault: RuntimeFault) -> TreadleError:
+    """A fault of the runtime as an error of ours: the same code, message and edit, and the class a user would catch.
+    Where a program failed at a line of its own, the call's line is told as well."""
+    call = user_location()
+    place = None if fault.place is None else Location(*fault.place)
+    came = (f"the call at {call}",) if place is not None and call is not None else ()
+    return _KINDS[fault.builtin](
+        fault.message, code=fault.code, edit=fault.edit, location=place or call, provenance=came
+    )
+
+
+def unknown_name(what: str, name: str, known: Iterable[str], kind: type[TreadleError] = InvalidValue) -> TreadleError:
+    """The error for a misspelt word, with the nearest right one."""
+    words = list(known)
+    near = get_close_matches(name, words, 1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(words) or 'none'}"
+    return kind(f"unknown {what} {name!r}; {hint}", code="TD0601")
+
+
+def refine(error: Exception) -> None:
+    """Make an error fit for the user, who then gets it by a bare `raise`: ours with their line, and with their frames
+    alone. What the user's own code raised loses our frames, too; what went wrong in ours keeps them."""
+    if isinstance(error, TreadleError):
+        if error.location is None:
+            error.location = user_location()
+        trimmed(error)
+        return
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    if last is not None and not is_internal(last.tb_frame.f_code.co_filename):
+        trimmed(error)
+
+
+def file_problem(error: OSError, path: str | os.PathLike[str]) -> FileProblem:
+    """What the system said about a file, as an error of ours and of the same builtin (TD0653)."""
+    builtins = ((FileNotFoundError, FileMissing), (PermissionError, FileForbidden))
+    kind = next((ours for builtin, ours in builtins if isinstance(error, builtin)), FileProblem)
+    found = kind(f"{os.fspath(path)}: {error.strerror or error}", code="TD0653")
+    found.errno, found.strerror, found.filename = error.errno, error.strerror, os.fspath(path)
+    return found
+
+
+def spoken(function: F) -> F:
+    """A function of ours that users call: its errors are ours, at the user's line."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        try:
+            try:
+                return function(*args, **kwargs)
+            except RuntimeFault as fault:
+                raise as_ours(fault) from None
+            except TypeError as error:
+                if isinstance(error, TreadleError) or error.__traceback__ is None or error.__traceback__.tb_next:
+                    raise
+                raise _misfit(function, kwargs, error) from None  # the call itself did not go through
+        except Exception as error:
+            refine(error)
+            raise
+
+    return call  # type: ignore[return-value]
+
+
+def _misfit(function: Callable[..., Any], kwargs: Mapping[str, Any], error: TypeError) -> TreadleError:
+    """Arguments that a function of ours does not have (TD0601), or that do not fit (TD0620)."""
+    import inspect
+
+    name = function.__qualname__.removesuffix(".__init__")
+    known = [p.name for p in inspect.signature(function).parameters.values() if p.name != "self"]
+    wrong = [keyword for keyword in kwargs if keyword not in known]
+    if wrong:
+        return unknown_name(f"keyword of {name}", wrong[0], known, TypeMismatch)
+    return TypeMismatch(str(error), code="TD0620", edit=f"it takes ({', '.join(known)})")

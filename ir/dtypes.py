@@ -8,6 +8,7 @@ scalars are the tracer's affair; `weak_result` says what they become.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import ml_dtypes
@@ -115,7 +116,15 @@ def of(numpy_dtype: object) -> DType:
         return _BY_NAME[numpy_dtype]
     if isinstance(numpy_dtype, str) and hasattr(ml_dtypes, numpy_dtype):
         numpy_dtype = getattr(ml_dtypes, numpy_dtype)
-    given = np.dtype(numpy_dtype)  # type: ignore[call-overload]
+    try:
+        given = np.dtype(numpy_dtype)  # type: ignore[call-overload]
+    except TypeError:
+        near = (
+            get_close_matches(numpy_dtype, [*_BY_NAME, *map(str, _BY_NUMPY)], 1) if isinstance(numpy_dtype, str) else ()
+        )
+        raise Unsupported(
+            f"{numpy_dtype!r} is no dtype", code="TD0101", edit=f"did you mean {near[0]}?" if near else None
+        ) from None
     found = _BY_NUMPY.get(given) or _BY_NUMPY.get(given.newbyteorder("="))
     if found is None:
         raise Unsupported(

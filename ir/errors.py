@@ -89,3 +89,31 @@ class Unsupported(TreadleError, TypeError):
 
 class ArithmeticFault(TreadleError, ValueError, ArithmeticError):
     """A failure of arithmetic that NumPy would raise, from native code: for example a negative integer power."""
+
+
+class RunFailed(TreadleError, RuntimeError):
+    """Any other failure of a program at run time, for example a loop that passed its `max_steps`."""
+
+
+class UnknownName(TreadleError, AttributeError):
+    """A name that treadle, or an object of its, does not have."""
+
+
+class UnknownModule(TreadleError, ModuleNotFoundError):
+    """A module of treadle's that this version does not have."""
+
+
+class TooLarge(TreadleError, OverflowError):
+    """A number that its type cannot hold."""
+
+
+class FileProblem(TreadleError, OSError):
+    """A file that cannot be read or written."""
+
+
+class FileMissing(FileProblem, FileNotFoundError):
+    """A file or directory that is not there."""
+
+
+class FileForbidden(FileProblem, PermissionError):
+    """A file or directory that this process may not read or write."""

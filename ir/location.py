@@ -16,12 +16,14 @@ from typing import Final
 
 @dataclass(frozen=True, slots=True)
 class Location:
-    """A line of the user's program. `column` counts from 1; 0 means not known."""
+    """A line of the user's program. `column` counts from 1; 0 means not known. `source` is the line's text where it was
+    kept because the file may be elsewhere, as in a saved model."""
 
     file: str
     line: int
     function: str = ""
     column: int = 0
+    source: str = ""
 
     def __str__(self) -> str:
         return f"{self.file.rsplit('/', 1)[-1]}:{self.line}"
@@ -29,7 +31,7 @@ class Location:
     def excerpt(self) -> str:
         """The user's line with a caret below it, or only its name where the source is not at hand."""
         head = f"  at {self.file}:{self.line}" + (f", in {self.function}" if self.function else "")
-        source = linecache.getline(self.file, self.line).rstrip()
+        source = self.source or linecache.getline(self.file, self.line).rstrip()
         if not source:
             return head
         stripped = source.lstrip()

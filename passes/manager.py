@@ -221,14 +221,16 @@ def blame(steps: Sequence[Step], args: Sequence[Any], *, tolerance: float = 1e-5
         if not step.changed:
             continue
         found = evaluate(step.after, *args)
-        error = max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+        error = max((largest_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
         if error > tolerance:
             return Verdict(step, error)
         worst = max(worst, error)
     return Verdict(None, worst)
 
 
-def _difference(expected: Any, found: Any) -> float:
+def largest_difference(expected: Any, found: Any) -> float:
+    """The largest difference of two arrays, relative to the largest finite expected element; infinite where types,
+    shapes, or elements that are no floats differ."""
     a, b = np.asarray(expected), np.asarray(found)
     if a.shape != b.shape or a.dtype != b.dtype:
         return float("inf")

@@ -203,7 +203,7 @@ class Artifact:
             self.manifest: dict[str, Any] = json.loads(bytes(self.elf.content(section)).rstrip(b"\0"))
             self.name: str = self.manifest["name"]
             self.signature = Signature.from_manifest(self.manifest)
-            self.failures = [Failure(**row) for row in self.manifest.get("failures", ())]
+            self.failures = [Failure.from_manifest(row) for row in self.manifest.get("failures", ())]
         except BadArtifact:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:

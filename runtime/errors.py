@@ -7,28 +7,52 @@ user's line; in a deployed program, where no frontend is at hand, they read well
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+
+class Place(NamedTuple):
+    """A line of the program that a saved or cached object was compiled from. `column` counts from 1, 0 is unknown."""
+
+    file: str
+    line: int
+    function: str = ""
+    column: int = 0
+    source: str = ""
+
+    def __str__(self) -> str:
+        head = f"  at {self.file}:{self.line}" + (f", in {self.function}" if self.function else "")
+        text = self.source.strip()
+        if not text:
+            return head
+        indent = len(self.source) - len(self.source.lstrip())
+        return f"{head}\n    {text}\n    {' ' * max(self.column - 1 - indent, 0)}^"
+
 
 class RuntimeFault(Exception):
-    """Base of the runtime's errors. `code` is stable; `message` says what was asked and what was found."""
+    """Base of the runtime's errors. `code` is stable; `message` says what was asked and what was found; `place` is the
+    user's line where a program failed at one of its sites."""
 
-    builtin: type[Exception] = Exception  # the class a user would catch, for whoever rebuilds the error
+    builtin: type[Exception] = RuntimeError  # the class a user would catch, for whoever rebuilds the error
 
-    def __init__(self, message: str, *, code: str, edit: str | None = None) -> None:
+    def __init__(self, message: str, *, code: str, edit: str | None = None, place: Place | None = None) -> None:
         self.message = message
         self.code = code
         self.edit = edit
+        self.place = place
         super().__init__(message)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.message, self.code, self.edit))
+        return (_rebuild, (type(self), self.message, self.code, self.edit, self.place))
 
     def __str__(self) -> str:
-        text = f"{self.code}: {self.message}"
-        return text if self.edit is None else f"{text}\n  edit: {self.edit}"
+        lines = [f"{self.code}: {self.message}"]
+        lines += [str(self.place)] if self.place is not None else []
+        lines += [f"  edit: {self.edit}"] if self.edit else []
+        return "\n".join(lines)
 
 
-def _rebuild(cls: type[RuntimeFault], message: str, code: str, edit: str | None) -> RuntimeFault:
-    return cls(message, code=code, edit=edit)
+def _rebuild(cls: type[RuntimeFault], message: str, code: str, edit: str | None, place: Place | None) -> RuntimeFault:
+    return cls(message, code=code, edit=edit, place=place)
 
 
 class ArgumentTypeError(RuntimeFault, TypeError):
@@ -41,6 +65,12 @@ class ArgumentValueError(RuntimeFault, ValueError):
     """An argument of the right kind whose shape, size or memory does not fit."""
 
     builtin = ValueError
+
+
+class ArgumentTooLarge(RuntimeFault, OverflowError):
+    """A number that does not fit in the type of its argument."""
+
+    builtin = OverflowError
 
 
 class BadObject(RuntimeFault, ValueError):

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import arena, interrupt
-from .errors import FAILURES, ArgumentTypeError, ArgumentValueError, NativeRuntimeError, RuntimeFault
+from .errors import FAILURES, ArgumentTooLarge, ArgumentTypeError, ArgumentValueError, NativeRuntimeError, RuntimeFault
 from .scratch import Scratch
 from .signature import Failure, Signature, Tensor, describe
 
@@ -96,7 +96,7 @@ class Executable:
     ) -> list[Array]:
         """The results' leaves. `outs` has one entry per output: an array to fill, or None for a fresh one."""
         signature = self.signature
-        inputs = self._inputs(leaves)
+        inputs = self.inputs(leaves)
         dims = signature.solve([array.shape for array in inputs])
         shapes = signature.output_shapes(dims)
         results = self._donated(leaves, inputs)
@@ -141,7 +141,8 @@ class Executable:
         if status:
             raise failure(status, self.failures)
 
-    def _inputs(self, leaves: Sequence[Any]) -> list[Array]:
+    def inputs(self, leaves: Sequence[Any]) -> list[Array]:
+        """The leaves as native code wants them: dtype and extents checked, order and alignment mended by copying."""
         wanted = self.signature.inputs
         if len(leaves) != len(wanted):
             raise ArgumentTypeError(f"expected {len(wanted)} arrays, found {len(leaves)}", code="TD0941")
@@ -249,8 +250,8 @@ def failure(status: int, failures: Sequence[Failure]) -> BaseException:
         return KeyboardInterrupt()
     if not 0 < status <= len(failures):
         return NativeRuntimeError(f"native code failed at site {status}, which it does not know", code="TD0949")
-    kind, code, message = failures[status - 1]
-    return FAILURES.get(kind, NativeRuntimeError)(message, code=code)
+    kind, code, message, edit, place = failures[status - 1]
+    return FAILURES.get(kind, NativeRuntimeError)(message, code=code, edit=edit, place=place)
 
 
 def as_array(leaf: Any, tensor: Tensor) -> Array:
@@ -296,7 +297,7 @@ def scalar(value: complex, tensor: Tensor) -> Array:
     try:
         return np.array(value, wanted)
     except OverflowError:
-        raise ArgumentValueError(f"{tensor.path}: {value} does not fit in {wanted.name}", code="TD0948") from None
+        raise ArgumentTooLarge(f"{tensor.path}: {value} does not fit in {wanted.name}", code="TD0948") from None
 
 
 def check_shape(tensor: Tensor, array: Array) -> None:

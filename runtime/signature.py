@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import ArgumentValueError, BadArtifact
+from .errors import ArgumentValueError, BadArtifact, Place, RuntimeFault
 
 Size = int | str
 
@@ -51,12 +51,28 @@ class Dim(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What a failure site of native code means: the builtin to raise, our code, and the message with the
+    """What a failure site of native code means: the builtin to raise, our code, the message, what to change, and the
     user's line."""
 
     kind: str
     code: str
     message: str
+    edit: str | None = None
+    place: Place | None = None
+
+    def __str__(self) -> str:
+        """All of it, as NAME_error has it."""
+        return str(RuntimeFault(self.message, code=self.code, edit=self.edit, place=self.place))
+
+    def to_manifest(self) -> dict[str, Any]:
+        """As JSON."""
+        return {**self._asdict(), "place": None if self.place is None else list(self.place)}
+
+    @staticmethod
+    def from_manifest(row: Mapping[str, Any]) -> Failure:
+        """Read back what `to_manifest` wrote."""
+        place = row.get("place")
+        return Failure(row["kind"], row["code"], row["message"], row.get("edit"), Place(*place) if place else None)
 
 
 class Step(NamedTuple):

@@ -19,31 +19,44 @@ from .pool import pool_module
 
 
 def module_text(
-    program: Program, kernels: Mapping[str, Kernel], target: Target, *, interface: entry.Interface | None = None
+    program: Program,
+    kernels: Mapping[str, Kernel],
+    target: Target,
+    *,
+    interface: entry.Interface | None = None,
+    timed: bool = False,
 ) -> str:
     """The module of a program; with `interface`, a saved model's C functions and a thread pool of its own are in it
-    too."""
+    too; `timed` makes it a program for profiling, with one output more (see `entry.Times`)."""
     module = Module(target)
     for kernel in kernels.values():
         module.add(kernel)
-    entry.add_entry(module, entry_of(program))
+    entry.add_entry(module, entry_of(program, timed))
     if interface is not None:
         entry.add_interface(module, interface, pool=True)
         module.add_text(pool_module(target.triple, embed=True))
     return module.text()
 
 
-def entry_of(program: Program) -> entry.Entry:
-    """The program as the entry's plain data."""
-    return entry.Entry(tuple(dim.name for dim in program.dims), _Steps(program).body(program.body), program.arena_bytes)
+def entry_of(program: Program, timed: bool = False) -> entry.Entry:
+    """The program as the entry's plain data. The sites of what it requires of its dims follow those of its calls."""
+    steps = _Steps(program, timed)
+    body = steps.body(program.body)
+    requires = tuple(
+        entry.Require(promise.low, promise.high, steps.sites + number)
+        for number, promise in enumerate(program.requires, 1)
+    )
+    times = entry.Times(steps.base["const"] - 1, steps.calls) if timed else None
+    return entry.Entry(tuple(dim.name for dim in program.dims), body, program.arena_bytes, requires, times)
 
 
 class _Steps:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, timed: bool) -> None:
         self.kernels: dict[str, KernelDef] = {kernel.name: kernel for kernel in program.kernels}
-        inputs, outputs = len(program.inputs), len(program.outputs)
+        inputs, outputs = len(program.inputs), len(program.outputs) + timed
         self.base = {"in": 0, "out": inputs, "const": inputs + outputs}
         self.sites = 0
+        self.calls = 0
 
     def body(self, statements: tuple[Statement, ...]) -> tuple[entry.Step, ...]:
         return tuple(self.step(statement) for statement in statements)
@@ -61,7 +74,8 @@ class _Steps:
                 slots = (*reads, *(slot for i, slot in enumerate(writes) if i not in updated), *work)
                 first, self.sites = self.sites, self.sites + len(sites)
                 dims = tuple(symbol(dim.name) for dim in kernel.graph.dims)
-                return entry.Run(name, tuple(map(self.place, slots)), dims, first)
+                number, self.calls = self.calls, self.calls + 1
+                return entry.Run(name, tuple(map(self.place, slots)), dims, first, number)
             case Copy(source, target):
                 return entry.Move(self.place(source), self.place(target), source.type.bytes)
             case Loop(var, count, body, reverse):

@@ -37,12 +37,14 @@ class Place:
 @dataclass(frozen=True, slots=True)
 class Run:
     """Call a kernel: a place for each of its parameters and a value for each of its dims. Its failure site i is
-    reported as `first_site + i`; so the sites of the calls of a program need not overlap."""
+    reported as `first_site + i`; so the sites of the calls of a program need not overlap. With a `timer`, that row of
+    the entry's table of times takes its nanoseconds."""
 
     kernel: str
     operands: tuple[Place, ...]
     dims: tuple[Dim, ...] = ()
     first_site: int = 0
+    timer: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +88,36 @@ Step: TypeAlias = Run | Move | Count | Loop | Switch
 
 
 @dataclass(frozen=True, slots=True)
+class Require:
+    """`low <= high` must hold for the dims of a call: else it fails at that site, before anything runs."""
+
+    low: Dim
+    high: Dim
+    site: int
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Where the times of runs go: buffer `index`, an i64[rows, 2] of nanoseconds and how often, zero at first."""
+
+    index: int
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A program as data. `dims` name the values of the entry's `dims` argument, in order."""
 
     dims: tuple[str, ...]
     body: tuple[Step, ...]
     arena_bytes: Dim
+    requires: tuple[Require, ...] = ()
+    times: Times | None = None
 
 
 def add_entry(module: Module, entry: Entry) -> None:
     """Put `treadle_entry` and `treadle_arena_bytes` into a module that holds the kernels."""
-    module.add_text(_Function(module, entry.dims).program(entry.body))
+    module.add_text(_Function(module, entry.dims).program(entry))
     module.add_text(_Function(module, entry.dims).size("treadle_arena_bytes", entry.arena_bytes))
 
 
@@ -107,6 +128,7 @@ class _Function(Control):
         super().__init__(module.target, module.needs)
         self.module = module
         self.stopped = f"ret i32 {STOPPED}"
+        self.times: Times | None = None
         for number, name in enumerate(dims):
             place = self.pure(f"getelementptr i64, ptr %dims, i64 {number}", i64, 0, 0)
             self.env[name] = self.pure(f"load i64, ptr {place.text}, align 8", i64, 0, 0)
@@ -116,9 +138,14 @@ class _Function(Control):
         head = f"define dso_local i64 {quoted(name)}(ptr %dims) nounwind {{"
         return self.finished(head, f"ret i64 {value.text}")
 
-    def program(self, body: tuple[Step, ...]) -> str:
+    def program(self, entry: Entry) -> str:
+        for require in entry.requires:
+            self.require(require)
         self.failure_words()
-        self.steps(body)
+        self.times = entry.times
+        if entry.times is not None:
+            self.clear(entry.times)
+        self.steps(entry.body)
         status = self.name()
         self.put(f"  {status} = load i64, ptr %status, align 8")
         failed, site, small, result = self.name(), self.name(), self.name(), self.name()
@@ -128,6 +155,43 @@ class _Function(Control):
         self.put(f"  {result} = select i1 {failed}, i32 {small}, i32 0")
         head = "define dso_local i32 @treadle_entry(ptr %bufs, ptr %dims, ptr %arena, ptr %cx) nounwind {"
         return self.finished(head, f"ret i32 {result}")
+
+    def require(self, require: Require) -> None:
+        kept, on, broken = self.name(), self.new_label("kept"), self.new_label("broken")
+        low, high = self.index(require.low), self.index(require.high)
+        self.put(f"  {kept} = icmp sle i64 {low.text}, {high.text}")
+        self.put(f"  br i1 {kept}, label %{on}, label %{broken}")
+        self.start(broken)
+        self.put(f"  ret i32 {require.site}")
+        self.start(on)
+
+    def clear(self, times: Times) -> None:
+        self.entry.append("  %clock = alloca [2 x i64], align 8")
+        self.module.needs.declare("declare i32 @clock_gettime(i32, ptr)")
+        self.module.needs.declare(declaration("void", "llvm.memset.p0.i64", ("ptr", "i8", "i64", "i1")))
+        table = self.place(Place("buffer", times.index)).text
+        self.put(f"  call void @llvm.memset.p0.i64(ptr {table}, i8 0, i64 {16 * times.rows}, i1 false)")
+
+    def now(self) -> str:
+        """Nanoseconds of the monotonic clock."""
+        seconds, place, rest, scaled, total = (self.name() for _ in range(5))
+        self.put(f"  {total}c = call i32 @clock_gettime(i32 1, ptr %clock)")
+        self.put(f"  {seconds} = load i64, ptr %clock, align 8")
+        self.put(f"  {place} = getelementptr i64, ptr %clock, i64 1")
+        self.put(f"  {rest} = load i64, ptr {place}, align 8")
+        self.put(f"  {scaled} = mul i64 {seconds}, 1000000000")
+        self.put(f"  {total} = add i64 {scaled}, {rest}")
+        return total
+
+    def record(self, times: Times, row: int, start: str) -> None:
+        end, taken = self.now(), self.name()
+        self.put(f"  {taken} = sub i64 {end}, {start}")
+        for column, more in enumerate((taken, "1")):
+            place = self.place(Place("buffer", times.index, 16 * row + 8 * column)).text
+            old, new = self.name(), self.name()
+            self.put(f"  {old} = load i64, ptr {place}, align 8")
+            self.put(f"  {new} = add i64 {old}, {more}")
+            self.put(f"  store i64 {new}, ptr {place}, align 8")
 
     def failure_words(self) -> None:
         for word in ("status", "fail"):
@@ -173,7 +237,10 @@ class _Function(Control):
             )
         operands = [f"ptr {self.place(operand).text}" for operand in step.operands]
         operands += [f"i64 {self.index(dim).text}" for dim in step.dims]
+        start = self.now() if self.times is not None and step.timer is not None else None
         self.put(f"  call void {quoted(step.kernel)}({', '.join([*operands, 'ptr %cx', 'ptr %fail'])})")
+        if start is not None and self.times is not None and step.timer is not None:
+            self.record(self.times, step.timer, start)
         if self.module.can_fail(step.kernel):
             self.collect(step.first_site)
         self.stop_check()

@@ -251,12 +251,12 @@ def test_explain() -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "code"),
     [
-        (lambda: td.jit(double, statc_argnums=0), ValueError, "TD0601"),
+        (lambda: td.jit(double, statc_argnums=0), TypeError, "TD0601"),
         (lambda: td.jit(double, static_argnames="y"), ValueError, "TD0601"),
         (lambda: td.jit(3), TypeError, "TD0624"),
         (lambda: td.jit(double)(), TypeError, "TD0620"),
         (lambda: td.jit(double)(noise(3), noise(3)), TypeError, "TD0620"),
-        (lambda: td.jit(double)(x=noise(3), y=1), ValueError, "TD0601"),
+        (lambda: td.jit(double)(x=noise(3), y=1), TypeError, "TD0601"),
         (lambda: td.jit(double, static_argnums=0)([1]), TypeError, "TD0621"),
         (lambda: td.jit(double)(object()), TypeError, "TD0622"),
         (lambda: td.jit(double)(np.array([object()])), TypeError, "TD0101"),

@@ -69,7 +69,7 @@ def test_a_module_has_one_identity(module: str) -> None:
         expected = ""
     else:
         script = f"from treadle import {module}"
-        expected = f"ModuleNotFoundError: treadle.{module} is not part of treadle {treadle.__version__}\n"
+        expected = f"TD0600: treadle.{module} is not part of treadle {treadle.__version__}\n"
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
     assert run.stderr.endswith(expected)
     assert (run.returncode == 0) == (expected == "")

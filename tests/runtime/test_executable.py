@@ -11,7 +11,13 @@ import pytest
 
 from treadle.runtime import loader
 from treadle.runtime.arena import Arena
-from treadle.runtime.errors import ArgumentTypeError, ArgumentValueError, NativeIndexError, NativeRuntimeError
+from treadle.runtime.errors import (
+    ArgumentTooLarge,
+    ArgumentTypeError,
+    ArgumentValueError,
+    NativeIndexError,
+    NativeRuntimeError,
+)
 from treadle.runtime.executable import Executable
 from treadle.runtime.signature import Failure, Signature, Tensor
 
@@ -364,7 +370,7 @@ def test_numbers_are_arguments_too(emit: Emit) -> None:
             half([wrong])
     small = square(emit, np.int8, "i8", "mul")
     assert small([-11])[0] == 121
-    with pytest.raises(ArgumentValueError, match=r"TD0948: n: 128 does not fit in int8"):
+    with pytest.raises(ArgumentTooLarge, match=r"TD0948: n: 128 does not fit in int8"):
         small([128])
     for wrong in (3.0, True):
         with pytest.raises(ArgumentTypeError, match="TD0947"):
