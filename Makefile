@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 ONLY ?=
+COMPARE ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -q
@@ -63,8 +64,8 @@ docs: $(VENV)/installed-dev  ## the pages that are made from the code: errors, c
 	$(BIN)/python docs/generate.py
 	$(BIN)/python -m treadle.frontend.numpy_table > docs/numpy.md
 
-bench: $(VENV)/installed-bench benchmarks/run.py  ## this machine's limits, then treadle beside its peers (ONLY=name)
-	$(BIN)/python benchmarks/run.py $(if $(ONLY),--only "$(ONLY)")
+bench: $(VENV)/installed-bench  ## this machine's limits, then treadle beside its peers (ONLY=name COMPARE=run.json)
+	$(BIN)/python benchmarks/run.py $(if $(ONLY),--only "$(ONLY)") $(if $(COMPARE),--compare "$(COMPARE)")
 
 changelog:  ## gather changes/*.md under a new heading of CHANGELOG.md
 	$(PYTHON) changes/gather.py

@@ -276,3 +276,10 @@ def test_interpolation_on_a_circle() -> None:
         return np.interp(x, xp, fp, period=360)
 
     np.testing.assert_allclose(td.jit(f)(x, xp, fp), f(x, xp, fp))
+
+
+# NumPy's ufuncs have a dozen keywords whose defaults exclude each other; only their operands are arguments of a trace.
+@pytest.mark.parametrize(("ufunc", "count"), [(np.exp, 1), (np.add, 2)])
+def test_ufuncs_are_functions(ufunc, count):
+    args = [np.arange(1.0, 5.0)] * count
+    np.testing.assert_allclose(td.jit(ufunc)(*args), ufunc(*args), rtol=1e-15)
