@@ -17,7 +17,7 @@ from .namespace import Function, member, names_of
 
 
 class _Fft(ModuleType):
-    """`treadle.numpy.fft`: NumPy's on concrete arrays; refused on traced ones."""
+    """`treadle.numpy.fft`: Fourier transforms of traced and concrete arrays."""
 
     def __getattr__(self, name: str) -> Any:
         return member(np.fft, name, "treadle.numpy.fft")

@@ -59,8 +59,10 @@ class FuseOptions:
 
 
 def is_leaf(value: Value) -> bool:
-    """Whether a value costs nothing to make where it is read."""
-    return isinstance(value, Full | DimSize | Iota) or (isinstance(value, Constant) and value.data.size <= SMALL)
+    """Whether a value costs nothing to make where it is read. Code holds no tables of complex numbers or fp8."""
+    if isinstance(value, Constant):
+        return value.data.size <= SMALL and value.dtype.kind not in ("complex", "float8")
+    return isinstance(value, Full | DimSize | Iota)
 
 
 def is_outside(value: Value) -> bool:

@@ -26,12 +26,14 @@ from . import (
     shaping,
     solve,
     sorting,
+    spectra,
     statistics,
 )
 from .ufuncs import RULES, elementwise, in_place, not_traced, operator, refuse_out
 
 CHAPTERS: Final = (
-    analysis, comparing, creation, joining, linear, reductions, refused, selection, shaping, solve, sorting, statistics,
+    analysis, comparing, creation, joining, linear, reductions, refused, selection, shaping, solve, sorting, spectra,
+    statistics,
 )  # fmt: skip
 HANDLERS: Final[Mapping[Any, Callable[..., Any]]] = {
     function: handler for chapter in CHAPTERS for function, handler in chapter.TABLE.items()

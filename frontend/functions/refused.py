@@ -22,7 +22,6 @@ _MEMORY = "TD0815"
 _masks = "np.where(condition, x, y) keeps the shape; sums under a mask take where=mask"
 _outside = "call it outside of the traced function"
 _sorted = "np.sort(x), then compare neighbours: x[1:] != x[:-1]"
-_fft = "multiply by the matrix np.exp(-2j*np.pi*np.outer(k, n)/N), or call it outside of the traced function"
 _eigen = "call it outside of the traced function"
 ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("copyto", _IN_PLACE, "np.where(mask, source, target), or td.numpy.full_like for np.full_like(a, t)"),
@@ -61,20 +60,6 @@ ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("busday_offset", _ABSENT, _outside),
     ("is_busday", _ABSENT, _outside),
     ("datetime_as_string", _ABSENT, _outside),
-    ("fft.fft", _ABSENT, _fft),
-    ("fft.fft2", _ABSENT, _fft),
-    ("fft.fftn", _ABSENT, _fft),
-    ("fft.hfft", _ABSENT, _fft),
-    ("fft.ifft", _ABSENT, _fft),
-    ("fft.ifft2", _ABSENT, _fft),
-    ("fft.ifftn", _ABSENT, _fft),
-    ("fft.ihfft", _ABSENT, _fft),
-    ("fft.irfft", _ABSENT, _fft),
-    ("fft.irfft2", _ABSENT, _fft),
-    ("fft.irfftn", _ABSENT, _fft),
-    ("fft.rfft", _ABSENT, _fft),
-    ("fft.rfft2", _ABSENT, _fft),
-    ("fft.rfftn", _ABSENT, _fft),
     ("linalg.cond", _ABSENT, _eigen),
     ("linalg.eig", _ABSENT, _eigen),
     ("linalg.eigh", _ABSENT, _eigen),
