@@ -72,6 +72,9 @@ class Value:
     # (all tangents go in at once, zeros for absent ones); the others in each while the rest is held, as a product is.
     linear: ClassVar[tuple[int, ...]] = ()
     joint: ClassVar[bool] = False
+    # Whether the derivative is zero wherever there is one: of what is constant in pieces, and of what yields integers
+    # or bools. It is said, never assumed: an op that is neither flat nor has a derivative rule refuses to be derived.
+    flat: ClassVar[bool] = False
 
     if TYPE_CHECKING:
         type: Type = MISSING  # set by the constructor; declared so for the type checker alone
@@ -441,6 +444,8 @@ class Elementwise(Value):
 
     def partials(self) -> tuple[Value | None, ...]:
         """d result / d operand for each operand, None where it is zero or not defined (integers, bool)."""
+        if not self.flat:
+            raise TypeError(f"{type(self).__name__} has no derivative rule")
         return tuple(None for _ in self.operands)
 
     def jvp(self, tangents: tuple[Value | None, ...]) -> Value | None:
@@ -539,6 +544,7 @@ class Neg(UnaryElementwise):
 class Comparison(BinaryElementwise):
     """A map to bool. Comparisons with NaN are false, except `ne`."""
 
+    flat = True
     accepts = (bool_, *REALS)
 
     def result_dtype(self) -> DType:

@@ -694,6 +694,8 @@ class ArgWindow(Op):
     dilation: tuple[int, ...] = ()
     x_dilation: tuple[int, ...] = ()
 
+    flat = True
+
     def result(self) -> Type:
         if self.x.dtype not in ORDERED:
             raise self.refuse(f"{self.x.dtype} is not accepted", code="TD0114", error=TypeMismatch)
@@ -739,7 +741,7 @@ class TakeWindow(Op):
 
     def result(self) -> Type:
         shape = windows_of(self, self.x.shape)
-        _choice(self, self.choice, shape)
+        _choice(self, self.x, self.choice, shape)
         return TensorType(shape, self.x.dtype)
 
     def structure(self) -> Structure | None:
@@ -783,7 +785,7 @@ class SpreadWindow(Op):
 
     def result(self) -> Type:
         shape = windows_of(self, self.to)
-        _choice(self, self.choice, shape)
+        _choice(self, self.x, self.choice, shape)
         if self.x.shape != shape:
             raise self.refuse(f"x is {self.x.type}, its shape must be {shape}", code="TD0169", error=ShapeMismatch)
         return TensorType(self.to, self.x.dtype)
@@ -832,7 +834,9 @@ def _both(operands: tuple[Value, ...], batched: tuple[bool, ...]) -> tuple[Value
     return tuple(x if here else stacked(x, count) for x, here in zip(operands, batched, strict=True))
 
 
-def _choice(op: Op, choice: Value, shape: Shape) -> None:
+def _choice(op: Op, x: Value, choice: Value, shape: Shape) -> None:
+    if x.dtype not in ARITHMETIC:
+        raise op.refuse(f"{x.dtype} is not accepted", code="TD0114", error=TypeMismatch)
     if choice.type != TensorType(shape, i32):
         raise op.refuse(
             f"choice is {choice.type}, {TensorType(shape, i32)} is needed", code="TD0169", error=ShapeMismatch

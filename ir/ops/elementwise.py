@@ -201,6 +201,8 @@ class Rounding(Map):
     """To whole numbers; piecewise constant, so there is no derivative. Infinities and NaN are kept, zeros keep
     their sign."""
 
+    flat = True
+
 
 class Floor(Rounding):
     """The largest whole number <= x."""
@@ -607,6 +609,7 @@ def trigamma(x: Value) -> Value:
 class Predicate(Map):
     """A map to bool."""
 
+    flat = True
     accepts = INEXACT
 
     def result_dtype(self) -> DType:
@@ -662,6 +665,7 @@ class Signbit(Predicate):
 class Not(Map):
     """The other truth value; of integers, every bit flipped."""
 
+    flat = True
     accepts = INTEGRAL
 
     def evaluate(self, x: Array) -> Array:
@@ -671,6 +675,7 @@ class Not(Map):
 class PopulationCount(Map):
     """How many bits of |x| are set, as u8 (NumPy's bitwise_count)."""
 
+    flat = True
     accepts = INTEGERS
 
     def result_dtype(self) -> DType:
@@ -837,6 +842,7 @@ class Rem(Map2):
 class FloorDiv(Map2):
     """floor(x / y), for floats consistent with `Mod`. Integers by 0 give 0, the least one by -1 wraps."""
 
+    flat = True
     primitive = "floordiv"
     accepts = (*INTEGERS, *FLOATS)
 
@@ -941,6 +947,7 @@ class Fmin(Extremum):
 class And(Map2):
     """Both; of integers, bit by bit."""
 
+    flat = True
     accepts = INTEGRAL
 
     def evaluate(self, x: Array, y: Array) -> Array:
@@ -950,6 +957,7 @@ class And(Map2):
 class Or(Map2):
     """Either; of integers, bit by bit."""
 
+    flat = True
     accepts = INTEGRAL
 
     def evaluate(self, x: Array, y: Array) -> Array:
@@ -959,6 +967,7 @@ class Or(Map2):
 class Xor(Map2):
     """One but not both; of integers, bit by bit."""
 
+    flat = True
     accepts = INTEGRAL
 
     def evaluate(self, x: Array, y: Array) -> Array:
@@ -968,6 +977,7 @@ class Xor(Map2):
 class ShiftLeft(Map2):
     """x * 2**y, wrapping; 0 where y is negative or not below the width."""
 
+    flat = True
     primitive = "shl"
     accepts = INTEGERS
 
@@ -978,6 +988,7 @@ class ShiftLeft(Map2):
 class ShiftRight(Map2):
     """x // 2**y; where y is negative or not below the width, 0 or, for negative x, -1."""
 
+    flat = True
     primitive = "shr"
     accepts = INTEGERS
 
@@ -1068,6 +1079,7 @@ class Copysign(Map2):
 class Nextafter(Map2):
     """The number next to x in the direction of y; y itself where they are equal."""
 
+    flat = True
     accepts = FLOATS
 
     def evaluate(self, x: Array, y: Array) -> Array:
@@ -1214,6 +1226,10 @@ class Convert(RealLinear):
         exact = ("bool", "int", "uint")
         return () if self.to.kind in exact or self.x.dtype.kind in exact else (0,)
 
+    @property
+    def flat(self) -> bool:  # type: ignore[override]
+        return not self.linear
+
     def result_dtype(self) -> DType:
         return self.to
 
@@ -1251,6 +1267,7 @@ class Bitcast(Elementwise):
     x: Value
     to: DType
 
+    flat = True
     accepts = tuple(dtype for dtype in DTYPES if dtype.kind not in ("bool", "complex"))
 
     def check_operands(self) -> None:

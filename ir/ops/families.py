@@ -5,9 +5,9 @@ says about itself; policy tables of other rooms dispatch on the family first. (`
 
 Rules about derivatives, for all families: an op has `partials()` (maps), `transpose(cotangent, i)` (linear in operand
 i, for each i in `linear`; multilinear where there are several, like a product, unless it is `joint`, like a
-concatenation) or `jvp(tangents)` (the rest). An op linear in some operands only has both, and its jvp holds for all.
-Integers and bools carry no tangents. `batch(operands, batched)`: the operands named in `batched` carry one new leading
-axis of one size, and so must the result.
+concatenation) or `jvp(tangents)` (the rest), or it says that it is `flat`. An op linear in some operands only has both,
+and its jvp holds for all. Integers and bools carry no tangents. `batch(operands, batched)`: the operands named in
+`batched` carry one new leading axis of one size, and so must the result.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ class Op(Value):
 
     def jvp(self, tangents: tuple[Value | None, ...]) -> Tangent:
         """The tangent of the result, given those of the operands (None: zero); a tuple where the op yields one."""
+        if not self.flat:
+            raise TypeError(f"{type(self).__name__} has no derivative rule")
         return None
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:

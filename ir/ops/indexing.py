@@ -600,6 +600,8 @@ class ArgSort(Indexing):
     descending: bool = False
     stable: bool = True
 
+    flat = True
+
     def result(self) -> Type:
         if self.x.dtype not in ORDERED:
             raise self.refuse(f"{self.x.dtype} has no order", code="TD0177", error=TypeMismatch)
@@ -659,6 +661,8 @@ class SearchSorted(Indexing):
     sorted: Value
     values: Value
     side: Literal["left", "right"] = "left"
+
+    flat = True
 
     def result(self) -> Type:
         if self.side not in ("left", "right"):

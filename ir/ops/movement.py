@@ -541,6 +541,7 @@ class Copy(Movement):
 class StopGradient(Movement):
     """`x`, whose derivative is taken as zero. A kernel that reads it reads `x`."""
 
+    flat = True
     linear = ()
 
     def result(self) -> Type:

@@ -82,6 +82,8 @@ class RandomBits(Keyed):
     sizes: Shape
     to: DType
 
+    flat = True
+
     def result(self) -> Type:
         self.check_key()
         if self.to not in BITS:
@@ -119,6 +121,8 @@ class FoldIn(Keyed):
     """
 
     data: Value
+
+    flat = True
 
     def result(self) -> Type:
         self.check_key()

@@ -153,6 +153,7 @@ class Min(Extreme):
 class Any(Reduction):
     """Whether some element along `axes` is true. Of no elements: false."""
 
+    flat = True
     accepts = (bool_,)
 
     def monoid(self) -> Monoid:
@@ -165,6 +166,7 @@ class Any(Reduction):
 class All(Reduction):
     """Whether every element along `axes` is true. Of no elements: true."""
 
+    flat = True
     accepts = (bool_,)
 
     def monoid(self) -> Monoid:
@@ -195,6 +197,7 @@ class AlongAxis(Op):
 class ArgExtreme(AlongAxis):
     """First position of an extreme along `axis`, as i64. The first NaN wins. Of no elements: -1."""
 
+    flat = True
     accepts = ORDERED
     largest: ClassVar[bool]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import table_composite
 import table_contract
+import table_control
 import table_elementwise
 import table_indexing
 import table_movement
@@ -22,6 +23,7 @@ TABLES = (
     table_contract,
     table_indexing,
     table_random,
+    table_control,
     table_composite,
 )
 

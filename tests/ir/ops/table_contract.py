@@ -217,6 +217,11 @@ def choices() -> list[Sample]:
         return ArgWindow(x, True, (3,), (2,), ((1, 1),))
 
     found += [row("arg_window", pool, f"{dtype}[7]") for dtype in ORDERED]
+    for op in ("take_window", "spread_window"):
+        for dtype in ARITHMETIC:
+            types = ("f32[7]", f"{dtype}[7]")
+            build = around(partial(_chosen, op, ((3,), (2,), ((1, 1),))), *types)
+            found.append(Sample(op, f"of {dtype}", build, tied(*types)))
     found.append(row("arg_window", pool, "f32[W]", W=7))
     return found
 

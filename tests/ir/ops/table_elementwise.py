@@ -67,11 +67,6 @@ EXACT = frozenset(
 # Of complex numbers these are composed of several roundings.
 COMPOSED = frozenset(("abs", "sign", "mul", "div", "sqrt"))
 
-NOT_SMOOTH = frozenset(
-    """floor ceil trunc rint floor_div nextafter is_nan is_inf is_finite signbit not population_count and or xor
-    shift_left shift_right eq ne lt le gt ge convert bitcast""".split()
-)
-
 
 def special(dtype: DType) -> np.ndarray:
     """The values of a dtype at which implementations go wrong."""
@@ -181,7 +176,7 @@ def of_map(op: str, attributes: tuple[object, ...] = (), accepts: tuple[DType, .
         rows.append(
             Sample(op, f"special {dtype}{suffix}", around(make, *texts), inputs, ulp_of(op, dtype), atol_of(op, dtype))
         )
-        if dtype.name in ("f64", "c128") and op not in NOT_SMOOTH:
+        if dtype.name in ("f64", "c128") and not cls.flat:
             texts = [f"{t}[6]" for t in types]
             drawn = _smooth_inputs(types, domain)
             bounds = ulp_of(op, dtype), atol_of(op, dtype)
@@ -261,6 +256,9 @@ def _leaves() -> list[Sample]:
     rows.append(Sample("get", "of a call", around(get, "f32[2]", "i64[3]"), random_inputs("f32[2]", "i64[3]")))
     after = around(lambda x, y: After(x, (y,)), "f64[3]", "f64[2]")
     rows.append(Sample("after", "one", after, random_inputs("f64[3]", "f64[2]")))
+    for dtype in DTYPES:
+        types = (f"{dtype}[3]", "f32[2]")
+        rows.append(Sample("after", dtype.name, around(lambda x, y: After(x, (y,)), *types), random_inputs(*types)))
     return rows
 
 

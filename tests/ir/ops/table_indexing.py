@@ -10,7 +10,7 @@ import numpy as np
 from sample import Inputs, Sample, around, at_sizes, draw, kind
 from table_reduce import apart, tied, with_specials
 
-from treadle.ir.dtypes import DTYPES
+from treadle.ir.dtypes import ARITHMETIC, DTYPES
 from treadle.ir.graph import Graph
 from treadle.ir.ops.indexing import (
     ArgSort,
@@ -156,7 +156,7 @@ def scatters() -> list[Sample]:
             found.append(
                 smooth("scatter", make, "f64[4,2]", "i64[7]", "f64[7,2]", low=low, high=high, label=f"{combine} {mode}")
             )
-        some = ("bool", "i8", "u64", "f16", "bf16", "f64", *(() if combine in ("max", "min") else ("c64",)))
+        accepted = {"set": DTYPES, "max": ORDERED, "min": ORDERED}.get(combine, ARITHMETIC)
         found += [
             Sample(
                 "scatter",
@@ -164,7 +164,7 @@ def scatters() -> list[Sample]:
                 around(scatter((0,), combine), f"{dtype}[4]", "i64[7]", f"{dtype}[7]"),
                 numbered(dtype),
             )
-            for dtype in ([d.name for d in DTYPES] if combine == "set" else some)
+            for dtype in [d.name for d in accepted]
         ]
         found += [
             row("scatter", scatter((0,), combine), "f32[4,2]", "i64[0]", "f32[0,2]", label=f"{combine} nothing"),
@@ -230,12 +230,23 @@ def blocks() -> list[Sample]:
         row("dynamic_update", update, "f32[]", "f32[]"),
         row("dynamic_update", update, "f32[K + 3,4]", "f32[K,2]", "i64[]", "i64[]", high=9, K=2),
     ]
+    for dtype in DTYPES:
+        types = (f"{dtype}[4,5]", f"{dtype}[2,3]")
+        at = ("i64[]", "i64[]")
+        for op, make, given in (("dynamic_slice", block((2, 3)), types[:1]), ("dynamic_update", update, types)):
+            inputs = corners(*given)
+            found.append(Sample(op, f"of {dtype}", around(make, *given, *at), inputs))
     for i in range(3):
         found += [
             smooth("dynamic_slice", block((2, 3)), "f64[4,5]", "i64[]", "i64[]", low=-1, high=6, label=str(i)),
             smooth("dynamic_update", update, "f64[4,5]", "f64[2,3]", "i64[]", "i64[]", low=-1, high=6, label=str(i)),
         ]
     return found
+
+
+def corners(*types: str) -> Inputs:
+    """Arrays of these types, and a corner inside one axis and behind the other."""
+    return lambda rng: [*tied(*types)(rng), np.array(1), np.array(9)]
 
 
 def results(make: Make, *types: str) -> Callable[[], Graph]:
@@ -284,8 +295,8 @@ def sorts() -> list[Sample]:
             Sample("sort", f"smooth {way}", results(along(1), "f64[3,5]"), apart("f64[3,5]"), smooth=True),
             row("arg_sort", lambda x, d=descending: ArgSort(x, 0, d, stable=False), "f32[B]", label=way, B=1),
         ]
-        for dtype in ("f32", "i16", "bool", "bf16"):
-            for k in (0, 1, 4):
+        for dtype in ORDERED:
+            for k in (0, 1, 4) if dtype.name in ("f32", "i16", "bool", "bf16") else (2,):
                 text = f"{dtype}[3,4]"
                 make = results(lambda x, k=k, d=descending: TopK(x, k, 1, d), text)
                 found.append(Sample("top_k", f"{text} {k} {way}", make, tied(text)))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 from sample import Inputs, Sample, around, at_sizes, draw, kind, random_inputs
 
-from treadle.ir.dtypes import ARITHMETIC, DType, bool_
+from treadle.ir.dtypes import ARITHMETIC, NUMBERS, DType, bool_
 from treadle.ir.ops.reduce import (
     ORDERED,
     All,
@@ -218,7 +218,7 @@ def prefixes() -> list[Sample]:
 
         way = "reverse" if reverse else "forward"
         name = LinearRecurrence.name
-        for dtype in ("i32", "u8", "f16", "bf16", "f32", "f64", "c64"):
+        for dtype in NUMBERS:
             found.append(row(name, recurrence, f"{dtype}[2,5]", f"{dtype}[2,5]", label=way))
         found += [
             row(name, recurrence, "f32[2,B]", "f32[2,B]", label=way, B=3),

@@ -6,8 +6,9 @@ inner products; stacks of single calls; and the parser.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from interpret import Fault, interpret
 from table import BY_OP, SAMPLES, TABLES, Sample, agree
 
 from treadle.ir import dtypes
+from treadle.ir.dtypes import DType
+from treadle.ir.errors import TreadleError
 from treadle.ir.evaluate import evaluate
 from treadle.ir.graph import Graph
 from treadle.ir.ops import OPS
@@ -23,7 +26,7 @@ from treadle.ir.ops.families import Op
 from treadle.ir.parse import parse_graph
 from treadle.ir.text import show
 from treadle.ir.types import TensorType
-from treadle.ir.value import Elementwise, Get, Parameter, Value
+from treadle.ir.value import Get, Parameter, Value
 
 SMOOTH = sorted({sample.op for sample in SAMPLES if sample.smooth})
 
@@ -220,11 +223,38 @@ def test_faults_are_found_by_both_meanings() -> None:
             evaluate(graph, *arrays)
 
 
-def test_dtypes_are_covered() -> None:
-    """A row of special values exists for every dtype that a map accepts."""
-    for op, rows in BY_OP.items():
-        if not issubclass(OPS[op], Elementwise):
+def accepted(value: Value) -> Iterator[tuple[str, DType]]:
+    """The dtypes that an op takes where this one has that of its first operand, found by asking its constructor; each
+    with how the op combines, which decides that."""
+    operands = value.operands
+    combined = next((value.__dict__[f.name] for f in value.schema if f.name in ("combine", "kind")), "")
+    for dtype in dtypes.DTYPES:
+        with contextlib.suppress(TreadleError):
+            value.with_operands(
+                tuple(
+                    Parameter(f"p{i}", v.tensor.with_dtype(dtype) if v.dtype is operands[0].dtype else v.tensor)
+                    for i, v in enumerate(operands)
+                )
+            )
+            yield combined, dtype
+
+
+@pytest.mark.parametrize("op", BY_OP)
+def test_dtypes_are_covered(op: str) -> None:
+    """A dtype that an op accepts and no row has is compiled nowhere."""
+    wanted: dict[tuple[str, DType], None] = {}
+    found: dict[tuple[str, DType], None] = {}
+    asked: dict[object, None] = {}
+    for sample in BY_OP[op]:
+        _, value = subject(sample)
+        operands = value.operands
+        if not operands or not all(isinstance(v.type, TensorType) for v in operands) or value.bodies:
             continue
-        given = {p.dtype for row in rows for p in row.build().params}
-        assert given >= set(OPS[op].accepts), op  # type: ignore[attr-defined]
-        assert given <= set(dtypes.DTYPES)
+        combined = next((value.__dict__[f.name] for f in value.schema if f.name in ("combine", "kind")), "")
+        found[combined, operands[0].dtype] = None
+        kinds = (combined, *((v.rank, v.dtype is operands[0].dtype) for v in operands))
+        if kinds not in asked:
+            asked[kinds] = None
+            wanted |= dict.fromkeys(accepted(value))
+    missing = [f"{combined} {dtype}".strip() for combined, dtype in wanted if (combined, dtype) not in found]
+    assert not missing, f"{op} has no row of {', '.join(missing)}"
