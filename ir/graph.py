@@ -8,7 +8,7 @@ alone), so texts do not depend on how a graph was built.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -92,6 +92,16 @@ def topological(params: Iterable[Parameter], results: Iterable[Value]) -> tuple[
                 done.add(id(value))
                 order.append(value)
     return tuple(order)
+
+
+def failing(graph: Graph) -> Iterator[Value]:
+    """The ops that can fail, in the order in which a kernel numbers its failure sites: the graph's order, what is
+    inside the bodies of an op directly after the op itself."""
+    for value in graph.ops:
+        if value.can_fail:
+            yield value
+        for body in value.bodies:
+            yield from failing(body)
 
 
 class Uses:

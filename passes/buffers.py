@@ -21,7 +21,7 @@ from ..ir.dims import Dim, DimName, Known, evaluate, known_le, names, symbol
 from ..ir.errors import Unsupported
 from ..ir.fingerprint import fingerprint
 from ..ir.forms import everywhere
-from ..ir.graph import Graph
+from ..ir.graph import Graph, failing
 from ..ir.ops.control import Call as CallOp
 from ..ir.ops.control import Group, Scan
 from ..ir.ops.control import Switch as SwitchOp
@@ -668,7 +668,7 @@ class Writer:
         )
         work = tuple(map(self.slot, run.work))
         kernel = self.kernel(group.body, updates, tuple(slot.type for slot in work))
-        sites = tuple(op.failure() for op in everywhere(group.body) if op.can_fail)
+        sites = tuple(op.failure() for op in failing(group.body))
         return Call(kernel.name, reads, writes, group.location, group.sequence, sites, work)
 
     def same_place(self, a: Tensor, b: Tensor) -> bool:

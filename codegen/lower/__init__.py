@@ -16,7 +16,7 @@ from .compose import Rule
 from .structured import NestRule
 
 # Modules of this room with `RULES` or `NESTS`, in the order in which they are asked.
-CHAPTERS: Final[tuple[str, ...]] = ("indexing", "sort")
+CHAPTERS: Final[tuple[str, ...]] = ("indexing", "sort", "control")
 
 
 @functools.cache

@@ -13,7 +13,7 @@ see `lower/__init__.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -23,7 +23,7 @@ from ...ir.dims import Dim, DimName, SymbolicDim, exact_div, floordiv, symbol
 from ...ir.dims import mod as dim_mod
 from ...ir.dims import substitute as substitute_dim
 from ...ir.errors import CheckFailed, Unsupported
-from ...ir.graph import Graph
+from ...ir.graph import failing
 from ...ir.loops.affine import NO_LOOPS, Ranges, linearize, simplify, within
 from ...ir.loops.build import Names, lit, substitute_expr
 from ...ir.loops.nodes import (
@@ -138,16 +138,6 @@ class Source:
             found = Table(self.names.fresh("c"), constant.dtype, values)  # type: ignore[arg-type]
             self.tables[id(constant)] = found
         return found
-
-
-def failing(graph: Graph) -> Iterator[Value]:
-    """The ops that can fail, in the order in which a kernel numbers its failure sites: the graph's order, what is
-    inside the bodies of an op directly after the op itself."""
-    for value in graph.ops:
-        if value.can_fail:
-            yield value
-        for body in value.bodies:
-            yield from failing(body)
 
 
 @dataclass(frozen=True)
@@ -266,9 +256,11 @@ class Composer:
 
     # Leaves.
 
-    def read(self, buffer: Param | Table | Alloc, shape: tuple[Dim, ...], position: Position, guard: Guard) -> Expr:
-        """An element of a buffer that holds a value of `shape`; anything where the guard is false."""
-        index = (self.offset(position, shape),)
+    def read(
+        self, buffer: Param | Table | Alloc, shape: tuple[Dim, ...], position: Position, guard: Guard, base: Dim = 0
+    ) -> Expr:
+        """An element of a buffer that holds a value of `shape` from `base` on; anything where the guard is false."""
+        index = (base + self.offset(position, shape),)
         if not guard:
             loaded: Expr = Load(buffer.name, index, buffer.dtype)
             return self.bind(loaded) if isinstance(buffer, Param) and buffer.role == "inout" else loaded

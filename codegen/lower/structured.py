@@ -8,7 +8,7 @@ fast kernel is compared with it. Its arrays are on the stack whatever their size
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeAlias
 
 from ...ir.dims import Dim, product, symbol
@@ -31,24 +31,34 @@ _ONCE: Final = ("sum", "prod", "max", "min", "any", "all")  # monoids whose step
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value lies: a one-dimensional buffer that holds its elements in row-major order."""
+    """Where a value lies: in a one-dimensional buffer, its elements in row-major order from `base` on."""
 
     buffer: str
     dtype: DType
     shape: Shape
+    base: Dim = 0
 
     def load(self, position: Position) -> Load:
-        return Load(self.buffer, (linearize(position, self.shape),), self.dtype)
+        return Load(self.buffer, (self.base + linearize(position, self.shape),), self.dtype)
 
     def store(self, position: Position, value: Expr) -> Store:
-        return Store(self.buffer, (linearize(position, self.shape),), value)
+        return Store(self.buffer, (self.base + linearize(position, self.shape),), value)
+
+    def row(self, number: Dim) -> Place:
+        """One position of the first axis."""
+        shape = self.shape[1:]
+        return Place(self.buffer, self.dtype, shape, self.base + number * product(shape))
+
+    def flat(self) -> Place:
+        """The same elements along one axis."""
+        return replace(self, shape=(product(self.shape),))
 
     def leaf(self, composer: Composer) -> Leaf:
         """How a composer reads it."""
         buffer = Param(self.buffer, self.dtype, (), "in")
 
         def read(position: Position, guard: Guard) -> Expr:
-            return composer.read(buffer, self.shape, position, guard)
+            return composer.read(buffer, self.shape, position, guard, self.base)
 
         return read
 
@@ -73,7 +83,7 @@ class Nests:
         self.allocs: list[Alloc] = []
 
     def place(self, value: Value) -> Place:
-        """Where a tensor lies; constants are written out on first use."""
+        """Where a tensor lies that was computed or given."""
         return self.places[id(value)][0]
 
     def room(self, dtype: DType, shape: Shape, name: str = "t") -> Place:
@@ -87,6 +97,12 @@ class Nests:
         kinds = op.tensors
         self.places[id(op)] = tuple([self.room(kind.dtype, kind.shape) for kind in kinds])
         return self.places[id(op)]
+
+    def located(self, value: Value, block: list[Stmt]) -> Place:
+        """Where a tensor lies; what is otherwise computed where it is read is written to an array of its own first."""
+        if id(value) not in self.places:
+            block.extend(self.map(value, self.rooms(value)[0]))
+        return self.place(value)
 
     def composer(self, op: Value | None = None, ranges: Ranges = NO_LOOPS) -> Composer:
         """One to which everything computed so far, the op itself excepted, is an array."""
@@ -104,10 +120,8 @@ class Nests:
         block: list[Stmt] = []
         for value in graph.ops:
             block.extend(self.value(value))
-        for result in graph.results:
-            if id(result) not in self.places:
-                block.extend(self.map(result, self.rooms(result)[0]))
-        return tuple(block), tuple([self.place(result) for result in graph.results])
+        results = tuple([self.located(result, block) for result in graph.results])
+        return tuple(block), results
 
     def value(self, op: Value) -> Block:
         """The nest of one op."""
@@ -221,6 +235,5 @@ def copied(nests: Nests, source: Place, target: Place) -> Block:
     """Every element of one array stored to another, in order."""
     name = nests.names.fresh("i")
     at = (symbol(name),)
-    flat = (product(source.shape),)
-    value = Place(source.buffer, source.dtype, flat).load(at)
-    return looped([name], flat, (Place(target.buffer, target.dtype, flat).store(at, value),))
+    value = source.flat().load(at)
+    return looped([name], (product(source.shape),), (target.flat().store(at, value),))

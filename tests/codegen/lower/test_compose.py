@@ -6,10 +6,10 @@ import numpy as np
 from kernel_cases import graph_of, tensor
 
 from treadle.codegen.lower import rules
-from treadle.codegen.lower.compose import Composer, Source, failing
+from treadle.codegen.lower.compose import Composer, Source
 from treadle.ir.dims import symbol
 from treadle.ir.dtypes import f32, i32
-from treadle.ir.graph import Graph
+from treadle.ir.graph import Graph, failing
 from treadle.ir.loops.nodes import Const, Let, Load
 from treadle.ir.loops.text import show_expr, show_stmt
 from treadle.ir.ops.control import Call
