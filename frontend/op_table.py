@@ -16,7 +16,6 @@ from ..codegen import lower
 from ..codegen.lower.compose import Composer
 from ..codegen.lower.structured import Nests
 from ..ir import evaluate, parse
-from ..ir.errors import InvalidValue
 from ..ir.ops import OPS
 from ..ir.ops.families import Composite, Control, Movement, Op, Reduction
 from ..ir.value import After, Constant, DimSize, Elementwise, Full, Get, Value
