@@ -162,15 +162,16 @@ def is_static(value: Any) -> bool:
 
 
 def _hashable(state: State, name: str, value: Any) -> Static:
+    static = Static(value)
     try:
-        hash(value)
+        hash(static)
     except TypeError:
         raise TypeMismatch(
             f"{state.name}: static argument {name} of type {type(value).__name__} is not hashable",
             code="TD0621",
             edit="pass a tuple instead of a list, or make it an array argument",
         ) from None
-    return Static(value)
+    return static
 
 
 def leaf_spec(leaf: Any, path: str, function: str) -> LeafSpec:

@@ -345,6 +345,8 @@ def _result(structure: TreeDef, number: list[int]) -> Any:
         return dispatch.Output(number[0] - 1)
     if kind == "none":
         return dispatch.Fixed(None)
+    if kind == "static":
+        return dispatch.Fixed(structure.value.value)
     children = tuple(_result(child, number) for child in structure.children)
     if kind == "tuple":
         return dispatch.TupleOf(children)

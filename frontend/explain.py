@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .arguments import spelt
+
 if TYPE_CHECKING:
+    from ..ir.types import TensorType
     from .arguments import Key
     from .compiled import Compiled
     from .jit import State
@@ -12,7 +15,8 @@ if TYPE_CHECKING:
 
 def explain(state: State) -> str:
     """The text of `f.explain()`."""
-    lines = [f"{state.name}{state.signature}: {state.n_compiles} compiled, {state.hits} found in memory"]
+    free = [p for p in state.signature.parameters.values() if p.name not in state.bound]
+    lines = [f"{state.name}{spelt(free)}: compiled {state.n_compiles} times, found in memory {state.hits} times"]
     previous: Key | None = None
     for number, (key, compiled) in enumerate(state.cache.items()):
         lines.append(f"\nsignature {number}: {_signature(compiled)}")
@@ -25,9 +29,7 @@ def explain(state: State) -> str:
 
 
 def _signature(compiled: Compiled) -> str:
-    inside = ", ".join(
-        f"{spec.path}: {spec.type if spec.kind == 'array' else spec.kind}" for spec in compiled.traced.specs
-    )
+    inside = ", ".join(f"{spec.path}: {_described(spec.kind, spec.type)}" for spec in compiled.traced.specs)
     static = ", ".join(f"{name}={value.value!r}" for name, value in compiled.traced.key.static)
     return f"({inside}){f' with {static}' if static else ''}"
 
@@ -39,13 +41,16 @@ def difference(before: Key, now: Key, compiled: Compiled) -> str:
     for (name, value), (_, old) in zip(now.static, before.static, strict=False):
         if value != old:
             return f"{name} is {value.value!r} and was {old.value!r}"
-    for spec, (_, kind), (_, old_kind) in zip(compiled.traced.specs, now.leaves, before.leaves, strict=True):
-        if kind != old_kind:
-            return f"{spec.path} is {kind} and was {old_kind}"
-    for spec, (weak, _), (old_weak, _) in zip(compiled.traced.specs, now.leaves, before.leaves, strict=True):
-        if weak != old_weak:
-            return f"{spec.path} is {weak} and was {old_weak}"
+    for spec, leaf, was in zip(compiled.traced.specs, now.leaves, before.leaves, strict=True):
+        if leaf != was:
+            return f"{spec.path} is {_described(*leaf)} and was {_described(*was)}"
+    if now.constants != before.constants:
+        return "the constant arguments have another content"
     return "its program had been dropped from the cache"
+
+
+def _described(kind: str, tensor: TensorType) -> str:
+    return str(tensor) if kind == "array" else f"a Python {kind}"
 
 
 def _captured(compiled: Compiled) -> list[str]:

@@ -210,10 +210,11 @@ def lookup(state: State, arguments: Mapping[str, Any], *, call: bool = False) ->
 
     key, leaves, specs = split(state, arguments)
     with state.lock:
-        found = state.cache.get(key) or symbolic(state, key)
-        if found is not None:
+        known = key if key in state.cache else symbolic(state, key)
+        if known is not None:
+            state.cache.move_to_end(known)
             state.hits += 1
-            return found, leaves
+            return state.cache[known], leaves
         if call:
             for leaf, spec in zip(leaves, specs, strict=True):
                 if isinstance(leaf, ShapeDtype):
@@ -232,12 +233,10 @@ def lookup(state: State, arguments: Mapping[str, Any], *, call: bool = False) ->
         return compiled, leaves
 
 
-def symbolic(state: State, key: Key) -> Compiled | None:
-    """A program with symbolic sizes that serves the arguments, where one was compiled; the last used first."""
+def symbolic(state: State, key: Key) -> Key | None:
+    """The key of a program with symbolic sizes that serves the arguments, where one was compiled; the last used
+    first."""
     for known, compiled in reversed(state.cache.items()):
-        if known == key:
-            state.cache.move_to_end(key)
-            return compiled
         same = known.structure == key.structure and known.static == key.static and known.constants == key.constants
         if not same or all(kind.is_static for _, kind in known.leaves):
             continue
@@ -251,8 +250,7 @@ def symbolic(state: State, key: Key) -> Compiled | None:
             compiled.executed.signature.solve([tuple(map(int, kind.shape)) for _, kind in key.leaves])
         except RuntimeFault:
             continue  # a size that was not promised: a program of its own
-        state.cache.move_to_end(known)
-        return compiled
+        return known
     return None
 
 

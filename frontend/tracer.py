@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, NoReturn
 
 import numpy as np
@@ -695,7 +696,7 @@ def _trace(
             if refused is None:
                 raise
             raise refused from None
-        leaves, out_tree = tree.flatten(out)
+        leaves, out_tree = tree.flatten(out, is_static=_returned_as_it_is)
         results: list[Tracer] = []
         with at(Origin(begin, trace.session.sequence + 1)):
             for leaf, path in zip(leaves, out_tree.paths("result"), strict=True):
@@ -711,12 +712,17 @@ def _trace(
     return Traced(graph, out_tree, tuple(result.weak for result in results), captured, outer)
 
 
+def _returned_as_it_is(leaf: Any) -> bool:
+    """What is no data and holds none: it stands in the result's structure."""
+    return isinstance(leaf, str | bytes | type | Enum | np.dtype | DType)
+
+
 def _not_an_array(leaf: Any, path: str, name: str, where: Location | None) -> TypeMismatch:
     return TypeMismatch(
         f"{name}: {path} is a {type(leaf).__name__}, which is neither an array nor a number nor a container of them",
         code="TD0808",
         location=where,
-        edit="return arrays, numbers, None, and dicts, lists, tuples or registered containers of them",
+        edit="return arrays, numbers, texts, None, and dicts, lists, tuples or registered containers of them",
     )
 
 

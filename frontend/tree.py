@@ -32,7 +32,9 @@ class Static:
         return isinstance(other, Static) and type(self.value) is type(other.value) and bool(self.value == other.value)
 
     def __hash__(self) -> int:
-        return hash((type(self.value), self.value))
+        value = self.value
+        # Slices can be hashed from Python 3.12 on.
+        return hash((type(value), (value.start, value.stop, value.step) if type(value) is slice else value))
 
     def __repr__(self) -> str:
         return spelling(self.value)
@@ -109,7 +111,8 @@ class TreeDef:
         if self.kind in ("leaf", "none"):
             return self.kind
         if self.kind == "static":
-            return {"static": str(self)}
+            known = self.value.value
+            return {"static": [str(self), known] if isinstance(known, str | bool) else [str(self)]}
         children = [child.to_json() for child in self.children]
         if self.kind in ("list", "tuple"):
             return {self.kind: children}
@@ -123,7 +126,8 @@ class TreeDef:
             return LEAF if text == "leaf" else NONE
         ((kind, children),) = text.items()
         if kind == "static":
-            return TreeDef("static", (Static(_Spelt(children)),))
+            spelt, *known = children
+            return TreeDef("static", (Static(known[0] if known else _Spelt(spelt)),))
         if kind == "dict":
             keys = tuple(key for key, _ in children)
             return TreeDef("dict", keys, tuple(TreeDef.from_json(child) for _, child in children))

@@ -178,6 +178,10 @@ def flatten(tree, value, path):
             raise TypeError(f"{path}: expected None, found {type(value).__name__}")
         return []
     ((kind, children),) = tree.items()
+    if kind == "static":
+        if getattr(value, "__qualname__", None) != children[0] and repr(value) != children[0]:
+            raise TypeError(f"{path} is {value!r}, and was {children[0]} when it was compiled")
+        return []
     if kind == "dict":
         if not isinstance(value, dict) or {str(key) for key in value} != {key for key, _ in children}:
             raise TypeError(f"{path}: expected a dict with the keys {', '.join(key for key, _ in children)}")
@@ -195,6 +199,8 @@ def unflatten(tree, leaves):
     if tree == "none":
         return None
     ((kind, children),) = tree.items()
+    if kind == "static":
+        return children[-1]
     if kind == "dict":
         return {key: unflatten(child, leaves) for key, child in children}
     return (list if kind == "list" else tuple)([unflatten(child, leaves) for child in children])
