@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def explain(state: State) -> str:
     """The text of `f.explain()`."""
     free = [p for p in state.signature.parameters.values() if p.name not in state.bound]
-    lines = [f"{state.name}{spelt(free)}: compiled {state.n_compiles} times, found in memory {state.hits} times"]
+    lines = [f"{state.name}{spelt(free)}: {state.n_compiles} compiled, {state.hits} found in memory"]
     previous: Key | None = None
     for number, (key, compiled) in enumerate(state.cache.items()):
         lines.append(f"\nsignature {number}: {_signature(compiled)}")
