@@ -126,7 +126,8 @@ def written_by(value: Value) -> Value | None:
 
 def overwritable(body: Graph) -> tuple[tuple[int, int], ...]:
     """(result, parameter) pairs of one type where the parameter may be lost as the result is written: each element is
-    read at the position of the result, and otherwise only by reductions of whole rows that end before it."""
+    read at the position of the result, and otherwise only by reductions of whole rows that end before it. The operands
+    of a contraction are read again and again; what is added to its result is not."""
     shape = body.results[0].shape if body.results else ()
     if any(result.shape != shape for result in body.results):
         return ()
@@ -160,9 +161,12 @@ def _read_elsewhere(body: Graph) -> set[int] | None:
         if isinstance(value, Parameter):
             continue
         structure = value.structure()
-        if structure is None or isinstance(value, Contraction):
+        if structure is None or (isinstance(value, Contraction) and not (here and value.shape == shape)):
             if value.operands:
                 return None
+            continue
+        if isinstance(value, Contraction):
+            pending.extend((operand, False) for operand in value.operands)
             continue
         position = tuple(axis.position for axis in structure.axes)
         over = tuple(axis.extent for axis in structure.axes)

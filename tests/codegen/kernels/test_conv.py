@@ -14,7 +14,7 @@ from treadle.codegen.kernels import choose
 from treadle.ir.dtypes import DType, bf16, f16, f32, f64, i8, i32, u8
 from treadle.ir.graph import Graph
 from treadle.ir.loops.build import stored
-from treadle.ir.ops.contract import Conv
+from treadle.ir.ops.contract import Conv, Dot
 from treadle.ir.ops.elementwise import Tanh
 from treadle.ir.ops.movement import Broadcast
 from treadle.ir.program import KernelDef
@@ -127,3 +127,13 @@ def test_zeros_are_multiplied() -> None:
     graph = conv((1, 1, 3, 3), (1, 1, 3, 3), FIRST, **PADDED)
     w = np.full((1, 1, 3, 3), np.inf, np.float32)
     check(graph, np.ones((1, 1, 3, 3), np.float32), w)
+
+
+# What is added to the sums may be the memory they go to, in the sums that are put down between blocks of k too.
+@pytest.mark.parametrize(("depth", "columns"), [(5, 18), (700, 40), ("K", 70)])
+def test_sums_added_in_place(depth: int | str, columns: int) -> None:
+    graph = graph_of(
+        [tensor(9, depth), tensor(depth, columns), tensor(9, columns)],
+        lambda x, y, z: z + Dot(x, y, (), (), (1,), (0,)),
+    )
+    check(graph, updates=((0, 2),), targets=WIDE, sizes={"K": 1100} if depth == "K" else {}, ulp=512)
