@@ -1,10 +1,10 @@
 """How far each function of mathematics may be from the truth: the one table, which tests and docs read.
 
-Errors count in units in the last place of the exact result, of f32 and of f64. Half floats are computed in f32 and
-rounded, so theirs is half a unit more than nothing. Where a function has zeros at which larger terms cancel, the error
-is small only beside those terms: there `floor` counts, below which the units of a result are no finer than those of
-the floor. A result that overflows is infinite, one that underflows is rounded like any other, and NaN, infinities and
-signs of zero are NumPy's; none of that is in the numbers.
+Errors count in units in the last place of the exact result, of f32 and of f64; of complex numbers, in units of the
+larger part of the result. Half floats are computed in f32 and rounded, which adds half a unit of theirs. Where a
+function has zeros at which larger terms cancel, the error is small only beside those terms: there `floor` counts, below
+which the units of a result are no finer than those of the floor. A result that overflows is infinite, one that
+underflows is rounded like any other, and NaN, infinities and signs of zero are NumPy's; none of that is in the numbers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ...ir.dtypes import DType, f32
+from ...ir.dtypes import DType, c64, f32
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Bound:
     floor: float = 0.0
 
     def of(self, dtype: DType) -> float:
-        return self.f32 if dtype is f32 else self.f64
+        return self.f32 if dtype in (f32, c64) else self.f64
 
 
 BOUNDS: Final[dict[str, Bound]] = {
@@ -61,4 +61,33 @@ BOUNDS: Final[dict[str, Bound]] = {
     "hypot": Bound(0.51, 1.2),
     "logaddexp": Bound(0.51, 2.0, floor=1.0),
     "logaddexp2": Bound(0.51, 2.0, floor=1.0),
+}
+
+# Of c64 and c128. The angle of exp2 is exact up to imaginary parts of 2**20. The error of a power of c128 is so many
+# units for every 1 of |y log x|, of which it is the exponential.
+COMPLEX_BOUNDS: Final[dict[str, Bound]] = {
+    "abs": Bound(0.51, 1.2),
+    "div": Bound(3.0, 3.0),
+    "exp": Bound(0.51, 2.0),
+    "exp2": Bound(0.51, 2.0),
+    "expm1": Bound(0.51, 3.0),
+    "log": Bound(0.51, 2.0),
+    "log2": Bound(0.51, 2.5),
+    "log10": Bound(0.51, 2.5),
+    "log1p": Bound(0.51, 2.0),
+    "sqrt": Bound(0.51, 2.0),
+    "rsqrt": Bound(0.51, 4.0),
+    "sin": Bound(0.51, 2.5),
+    "cos": Bound(0.51, 2.5),
+    "tan": Bound(0.51, 4.0),
+    "asin": Bound(0.51, 3.0),
+    "acos": Bound(0.51, 3.0),
+    "atan": Bound(0.51, 3.0),
+    "sinh": Bound(0.51, 2.5),
+    "cosh": Bound(0.51, 2.5),
+    "tanh": Bound(0.51, 4.0),
+    "asinh": Bound(0.51, 3.0),
+    "acosh": Bound(0.51, 3.0),
+    "atanh": Bound(0.51, 3.0),
+    "pow": Bound(0.51, 4.0),
 }

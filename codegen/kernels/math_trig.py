@@ -286,16 +286,32 @@ def tan_f32(x: Expr, b: Lets) -> Expr:
     return cast(tan_of_turns(b, cast(x, f64), sine, cosine, turns), f32)
 
 
-def tan_f64(x: Expr, b: Lets) -> Expr:
-    x = b.let("x", x)
-    r, tail, turns = reduced_f64(b, x, b.let("a", Unary("abs", x)), 2, 0.0)
+def of_quarter(b: Lets, r: Var, tail: Expr) -> tuple[Expr, Expr]:
+    """(sine, cosine) of r + tail, |r| <= π/4."""
     z = b.let("z", mul(r, r))
     sine = add(r, fma(mul(r, z), horner(z, SIN_QUARTER), fma(z, mul(tail, -0.5), tail)))
     half = b.let("h", mul(z, 0.5))
     high = b.let("v", sub(lit(1.0, f64), half))
     low = sub(sub(lit(1.0, f64), high), half)
-    cosine = add(high, fma(mul(z, z), horner(z, COS_QUARTER), fma(negated(r), tail, low)))
+    return sine, add(high, fma(mul(z, z), horner(z, COS_QUARTER), fma(negated(r), tail, low)))
+
+
+def tan_f64(x: Expr, b: Lets) -> Expr:
+    x = b.let("x", x)
+    r, tail, turns = reduced_f64(b, x, b.let("a", Unary("abs", x)), 2, 0.0)
+    sine, cosine = of_quarter(b, r, tail)
     return tan_of_turns(b, x, sine, cosine, turns)
+
+
+def sine_and_cosine(b: Lets, x: Var) -> tuple[Var, Var]:
+    """Both of one f64, its argument reduced once: they change places after an odd number of quarter turns."""
+    r, tail, turns = reduced_f64(b, x, b.let("a", Unary("abs", x)), 2, 0.0)
+    sine, cosine = of_quarter(b, r, tail)
+    sine, cosine = b.let("sine", sine), b.let("cosine", cosine)
+    is_odd = b.let("odd", eq(and_(turns, 1), 1))
+    first, second = select(is_odd, cosine, sine), select(is_odd, sine, cosine)
+    above = shr(add(turns, 1), 1)
+    return b.let("sine", flipped(first, shr(turns, 1), x)), b.let("cosine", flipped(second, above))
 
 
 # --- inverses ---------------------------------------------------------------------------------------------------------

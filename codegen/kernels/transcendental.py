@@ -16,7 +16,7 @@ from typing import Final, TypeAlias, assert_never
 
 from ...ir.dims import Dim, symbol
 from ...ir.dims import names as dim_names
-from ...ir.dtypes import DType, bf16, f16, f32, f64, u64
+from ...ir.dtypes import DType, bf16, c64, c128, f16, f32, f64, u64
 from ...ir.errors import Unsupported
 from ...ir.loops.build import Names, all_exprs, map_operands, names_of, substitute
 from ...ir.loops.nodes import (
@@ -45,7 +45,7 @@ from ...ir.loops.nodes import (
     While,
 )
 from ...ir.target import Target
-from . import math_exp, math_gamma, math_log, math_power, math_random, math_root, math_special, math_trig
+from . import math_complex, math_exp, math_gamma, math_log, math_power, math_random, math_root, math_special, math_trig
 from .math_writing import Lets, Rare, Written
 
 Block: TypeAlias = tuple[Stmt, ...]
@@ -114,6 +114,7 @@ WRITERS: Final[dict[tuple[str, DType], Writer]] = {
     **{(op, f32): _wide(writer) for op, writer in _F64.items()},
     **{(op, f64): writer for op, writer in {**_BOTH, **_F64}.items()},
     **{(op, f32): writer for op, writer in {**_BOTH, **_F32}.items()},
+    **{(op, dtype): writer for dtype in (c64, c128) for op, writer in math_complex.WRITERS.items()},
     ("threefry", u64): math_random.threefry_u64,
 }
 
@@ -123,11 +124,22 @@ def open_math(kernel: Kernel, target: Target) -> Kernel:
 
     Raises `Unsupported` (TD0435) for a function that is not written for its dtype.
     """
-    if not any(type(x) in (Unary, Binary) and x.op in _MATH for x in all_exprs(kernel.body)):  # type: ignore[union-attr]
+    if not any(is_math(x) for x in all_exprs(kernel.body)):
         return kernel
     opening = _Opening(names_of(kernel))
     body = opening.block(kernel.body)
     return replace(kernel, body=body, tables=(*kernel.tables, *opening.tables.values()))
+
+
+def is_math(expr: Expr) -> bool:
+    """Whether this is a call to be opened: also the modulus and the root of a complex number are."""
+    match expr:
+        case Unary(op, x):
+            return op in _MATH or (op in ("abs", "sqrt") and x.dtype.kind == "complex")
+        case Binary(op):
+            return op in _MATH
+        case _:
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,13 +243,15 @@ class _Opening:
 
     def expr(self, expr: Expr) -> Expr:
         made = map_operands(expr, self.expr)
+        if not is_math(made):
+            return made
         match made:
-            case Unary(op, x) if op in _MATH:
+            case Unary(op, x):
                 return self.call(op, x)
-            case Binary(op, x, y) if op in MATH_BINARY:
+            case Binary(op, x, y):
                 return self.call(op, x, y)
             case _:
-                return made
+                raise AssertionError("mathematics is unary or binary")
 
     def call(self, op: str, *operands: Expr) -> Expr:
         dtype = operands[0].dtype

@@ -1,14 +1,15 @@
 """Arithmetic on all values: complex ones are pairs of reals, and reals are handed on.
 
-Products are the schoolbook's, quotients Smith's, every operation rounded by itself, as the loops define them; order is
-by the real part and then by the imaginary one, and nothing that holds a NaN is ordered, as in NumPy. The absolute value
-and the root are mathematics, opened before emission like `exp`.
+Products are the schoolbook's, quotients Smith's of scaled operands, every operation rounded by itself, as the loops
+define them; order is by the real part and then by the imaginary one, and nothing that holds a NaN is ordered, as in
+NumPy. The absolute value and the root are mathematics, opened before emission like `exp`.
 """
 
 from __future__ import annotations
 
 from ...ir.dtypes import DType, bool_, f32, f64, real_of
 from ...ir.errors import Unsupported
+from ...ir.loops.scalars import EXTREMES
 from . import casts, scalars
 from .writer import Value, Writer, literal, pair
 
@@ -80,18 +81,34 @@ def _ordered(w: Writer, op: str, a: Value, b: Value, c: Value, d: Value) -> Valu
 
 
 def _divide(w: Writer, a: Value, b: Value, c: Value, d: Value) -> Value:
-    """(a + bi) / (c + di), by the larger part of the divisor."""
+    """(a + bi) / (c + di), by the larger part of the divisor. Very large and very small operands are scaled by powers
+    of two, so that only what leaves the range itself is infinite or 0."""
     one, zero = literal(1.0, a.dtype), literal(0.0, a.dtype)
-    size_c, size_d = (scalars.unary(w, "abs", v) for v in (c, d))
+    large, small, down, up = (literal(2.0**power, a.dtype) for power in EXTREMES[a.dtype])
+    size_a, size_b, size_c, size_d = (scalars.unary(w, "abs", v) for v in (a, b, c, d))
+
+    def factor(size: Value, other: Value) -> tuple[Value, Value]:
+        """What scales two parts, and its inverse."""
+        above = w.op("or", w.op("fcmp ogt", size, large, bool_), w.op("fcmp ogt", other, large, bool_))
+        below = w.op("and", w.op("fcmp olt", size, small, bool_), w.op("fcmp olt", other, small, bool_))
+        return (
+            w.select(above, down, w.select(below, up, one)),
+            w.select(above, up, w.select(below, down, one)),
+        )
+
+    (of_top, back), (of_bottom, _) = factor(size_a, size_b), factor(size_c, size_d)
     by_c = w.op("fcmp oge", size_c, size_d, bool_)
-    larger, smaller = w.select(by_c, c, d), w.select(by_c, d, c)
+    larger, smaller = (w.op("fmul", w.select(by_c, *v), of_bottom) for v in ((c, d), (d, c)))
+    top, other = w.op("fmul", a, of_top), w.op("fmul", b, of_top)
     ratio = w.op("fdiv", smaller, larger)
     scale = w.op("fdiv", one, w.op("fadd", larger, w.op("fmul", smaller, ratio)))
-    p, q = w.select(by_c, a, b), w.select(by_c, b, a)
+    p, q = w.select(by_c, top, other), w.select(by_c, other, top)
     real = w.op("fmul", w.op("fadd", p, w.op("fmul", q, ratio)), scale)
-    forward = w.op("fsub", b, w.op("fmul", a, ratio))
-    backward = w.op("fsub", w.op("fmul", b, ratio), a)
+    forward = w.op("fsub", other, w.op("fmul", top, ratio))
+    backward = w.op("fsub", w.op("fmul", other, ratio), top)
     imaginary = w.op("fmul", w.select(by_c, forward, backward), scale)
+    back = w.op("fmul", back, of_bottom)
+    real, imaginary = w.op("fmul", real, back), w.op("fmul", imaginary, back)
     nothing = w.op("and", w.op("fcmp oeq", c, zero, bool_), w.op("fcmp oeq", d, zero, bool_))
     return pair(w.select(nothing, w.op("fdiv", a, size_c), real), w.select(nothing, w.op("fdiv", b, size_c), imaginary))
 

@@ -56,7 +56,7 @@ _NUMBERS: Final[tuple[Kind, ...]] = (*_REALS, "complex")
 _BITS: Final[tuple[Kind, ...]] = ("bool", *_INTEGERS)
 _INEXACT: Final[tuple[Kind, ...]] = ("float", "complex")
 _COMPLEX_MATH = (
-    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "sin", "cos", "tan", "asin", "acos", "atan",
+    "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "rsqrt", "sin", "cos", "tan", "asin", "acos", "atan",
     "sinh", "cosh", "tanh", "asinh", "acosh", "atanh",
 )  # fmt: skip
 

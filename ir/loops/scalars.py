@@ -24,7 +24,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from ..dtypes import DType, bf16, bool_, f16, f64, of, real_of
+from ..dtypes import DType, bf16, bool_, f16, f32, f64, of, real_of
 
 Array: TypeAlias = Any  # an ndarray or a NumPy scalar: ufuncs give the one for the other
 Function: TypeAlias = Callable[..., Any]
@@ -132,20 +132,37 @@ def _multiply_complex(x: Array, y: Array) -> Array:
     return _make_complex(a * c - b * d, a * d + b * c)
 
 
+# Exponents of two: beyond the first or below the second the operands of a quotient are scaled by the third or fourth.
+EXTREMES: dict[DType, tuple[int, int, int, int]] = {f32: (100, -90, -60, 60), f64: (1000, -900, -200, 200)}
+
+
+def _factor(x: Array, y: Array) -> tuple[Array, Array]:
+    """What brings two parts back from the ends of the range, and its inverse."""
+    large, small, down, up = [x.dtype.type(2.0**power) for power in EXTREMES[of(x.dtype)]]
+    above = (np.abs(x) > large) | (np.abs(y) > large)
+    below = (np.abs(x) < small) & (np.abs(y) < small)
+    one = x.dtype.type(1)
+    return select(above, down, select(below, up, one)), select(above, up, select(below, down, one))
+
+
 def _divide_complex(x: Array, y: Array) -> Array:
-    """Smith's quotient, as NumPy has it."""
+    """Smith's quotient, as NumPy has it, of operands scaled where it would leave the range on the way."""
     a, b, c, d = x.real, x.imag, y.real, y.imag
+    zero = _make_complex(a / np.abs(c), b / np.abs(c))
+    nothing = (c == 0) & (d == 0)
     one = c.dtype.type(1)
+    (of_top, back), (of_bottom, _) = _factor(a, b), _factor(c, d)
+    back = back * of_bottom
+    a, b, c, d = a * of_top, b * of_top, c * of_bottom, d * of_bottom
     # |c| >= |d|
     ratio = d / c
     scale = one / (c + d * ratio)
-    first = _make_complex((a + b * ratio) * scale, (b - a * ratio) * scale)
-    zero = _make_complex(a / np.abs(c), b / np.abs(c))
+    first = _make_complex((a + b * ratio) * scale * back, (b - a * ratio) * scale * back)
     # |c| < |d|
     ratio = c / d
     scale = one / (d + c * ratio)
-    second = _make_complex((a * ratio + b) * scale, (b * ratio - a) * scale)
-    return select(np.abs(c) >= np.abs(d), select((c == 0) & (d == 0), zero, first), second)
+    second = _make_complex((a * ratio + b) * scale * back, (b * ratio - a) * scale * back)
+    return select(np.abs(y.real) >= np.abs(y.imag), select(nothing, zero, first), second)
 
 
 def _min(x: Array, y: Array) -> Array:
@@ -388,6 +405,27 @@ def _through_f64(function: Function, dtype: DType, *operands: Array) -> Array:
     return function(*[x.astype(np.float64) for x in operands]).astype(dtype.numpy)
 
 
+def _expm1(x: Array) -> Array:
+    """NumPy's, but for complex numbers that are real, where it gives infinity times 0, and at the infinities."""
+    if x.dtype.kind != "c":
+        return np.expm1(x)
+    result = np.where(np.isfinite(x), np.expm1(x), _make_complex(np.exp(x).real - 1, np.exp(x).imag))
+    return select(x.imag == 0, _make_complex(np.expm1(x.real), x.imag), result)
+
+
+def _power(x: Array, y: Array) -> Array:
+    """NumPy's; complex numbers that are not finite go by e**(y log x), whose NumPy depends on the C library."""
+    if x.dtype.kind != "c":
+        return np.power(x, y)
+    log = np.log(x)
+    ahead = y.real * log.imag
+    flat = (y.imag == 0) & ~np.isfinite(log.real)
+    turn = np.where(flat, ahead, ahead + y.imag * log.real)
+    limit = np.where(y == 0, 1, np.exp(_make_complex(y.real * log.real - y.imag * log.imag, turn)))
+    limit = np.where(x == 0, np.where(y.real > 0, 0, np.where(y == 0, 1, complex(math.nan, math.nan))), limit)
+    return select(np.isfinite(x) & np.isfinite(y), np.power(x, y), limit)
+
+
 def _elementwise(function: Callable[[float], float]) -> Function:
     def apply(x: Array) -> Array:
         flat = np.asarray(x, np.float64)
@@ -462,7 +500,7 @@ def _rsqrt(x: Array) -> Array:
 _REFERENCE: dict[str, Function] = {
     "exp": np.exp,
     "exp2": np.exp2,
-    "expm1": np.expm1,
+    "expm1": _expm1,
     "log": np.log,
     "log2": np.log2,
     "log10": np.log10,
@@ -488,7 +526,7 @@ _REFERENCE: dict[str, Function] = {
     "digamma": _elementwise(_digamma),
     "logistic": _logistic,
     "softplus": lambda x: np.logaddexp(x, 0.0),
-    "pow": np.power,
+    "pow": _power,
     "atan2": np.arctan2,
     "hypot": np.hypot,
     "logaddexp": np.logaddexp,

@@ -307,7 +307,7 @@ class Expm1(Map):
     accepts = INEXACT
 
     def evaluate(self, x: Array) -> Array:
-        return widely(np.expm1, x)
+        return np.asarray(scalars.unary("expm1", x))
 
     def partials(self) -> tuple[Value | None, ...]:
         return (self + 1.0,)
@@ -795,7 +795,7 @@ class Pow(Map2):
     def evaluate(self, x: Array, y: Array) -> Array:
         if self.dtype.kind == "int" and np.any(y < 0):
             raise self.failure()
-        return np.power(x, y) if self.dtype.is_integer else widely(np.power, x, y)
+        return np.power(x, y) if self.dtype.is_integer else np.asarray(scalars.binary("pow", x, y))
 
     def structure(self) -> Structure | None:
         x, y = element(0, self.dtype), element(1, self.dtype)

@@ -25,11 +25,11 @@ def map_kernel(op: str, dtype: DType) -> Kernel:
     """z[i] = op(x[i]) over any number of elements, in vectors of 64 bytes, two at a time."""
     k = Builder(f"{op}_{dtype}", dims=("N",))
     n = symbol("N")
-    given = [k.input(name, dtype, (n,)) for name in (("x", "y") if op in MATH_BINARY else ("x",))]
-    z = k.output("z", dtype, (n,))
     i = symbol("i")
+    given = [k.input(name, dtype, (n,)) for name in (("x", "y") if op in (*MATH_BINARY, "div") else ("x",))]
     args = [load(param, i) for param in given]
     value = Binary(op, *args) if len(args) == 2 else Unary(op, args[0])
+    z = k.output("z", value.dtype, (n,))
     body = (Store(z.name, (i,), value),)
     lanes = 64 // dtype.bytes
     base, unrolled = symbol("b"), symbol("u")
@@ -46,7 +46,7 @@ class Native:
 
     def __init__(self, op: str, dtype: DType, target: Target) -> None:
         self.kernel = open_math(map_kernel(op, dtype), target)
-        self.dtype = dtype
+        self.dtype = self.kernel.params[-1].dtype
         self.compiled = Compiled([self.kernel], target)
         pointers = [ctypes.c_void_p] * len(self.kernel.params)
         function = ctypes.CFUNCTYPE(None, *pointers, ctypes.c_int64, ctypes.c_void_p, ctypes.c_void_p)
@@ -55,6 +55,7 @@ class Native:
         self.failure = ctypes.c_int64(NO_FAILURE)
 
     def __call__(self, *args: Array, out: Array | None = None) -> Array:
+        args = tuple([np.ascontiguousarray(a) for a in args])
         if out is None:
             out = np.empty(args[0].shape, self.dtype.numpy)
         pointers = [a.ctypes.data for a in (*args, out)]

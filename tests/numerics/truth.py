@@ -105,6 +105,28 @@ EXACT: Final[dict[str, Function]] = {
 }
 
 
+COMPLEX: Final[dict[str, Function]] = {
+    **{op: EXACT[op] for op in ("exp", "expm1", "log", "log10", "log1p", "rsqrt", "sin", "cos", "tan", "pow")},
+    **{op: EXACT[op] for op in ("asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh")},
+    "exp2": lambda z: mpmath.exp(z * mpmath.log(2)),
+    "log2": lambda z: mpmath.log(z) / mpmath.log(2),
+    "sqrt": mpmath.sqrt,
+    "abs": abs,
+    "div": lambda z, w: z / w,
+}
+
+
+def exact_complex(op: str, *args: Array) -> tuple[Array, Array]:
+    """The parts of the function of complex points, where it is finite."""
+    function = COMPLEX[op]
+    parts = np.empty(args[0].shape, np.longdouble), np.empty(args[0].shape, np.longdouble)
+    with mpmath.workprec(PRECISION + 200):
+        for place, values in enumerate(zip(*[a.tolist() for a in args])):
+            value = mpmath.mpc(function(*[mpmath.mpc(v) for v in values]))
+            parts[0][place], parts[1][place] = _rounded(value.real), _rounded(value.imag)
+    return parts
+
+
 def exact(op: str, *args: Array) -> Array:
     """The function at finite points where it is finite and defined; the rest of the answer is NaN."""
     function = EXACT[op]
@@ -122,4 +144,5 @@ def _rounded(value: Any) -> Any:
     exponent = mpmath.frexp(value)[1] if mpmath.isfinite(value) else 0
     fraction = mpmath.ldexp(value, -exponent)
     high = float(fraction)
-    return np.ldexp(np.longdouble(high) + np.longdouble(float(fraction - high)), exponent)
+    with np.errstate(over="ignore"):
+        return np.ldexp(np.longdouble(high) + np.longdouble(float(fraction - high)), exponent)
