@@ -234,6 +234,10 @@ def draw_memory(text: str, path: Path, dims: Mapping[str, int] | None = None) ->
             axes.text(
                 (left + right) / 2, (low + high) / 2, words, ha="center", va="center", fontsize=letters, color=INK
             )
+    for loop in {moment.loops[0]: None for moment in moments if moment.loops}:
+        inside = [i for i, moment in enumerate(moments) if loop in moment.loops]
+        axes.axvspan(inside[0] - 0.5, inside[-1] + 0.5, color="#f4f6f8", zorder=0)
+        axes.text(inside[0] - 0.42, 1.1 * tall, "loop", fontsize=8, color=GREY, va="top")
     axes.axhline(bound / unit, color="#b3261e", linestyle=(0, (4, 3)), linewidth=1)
     axes.text(
         count - 0.5, bound / unit, f"lower bound {shown(bound)} ", ha="right", va="bottom", fontsize=8, color="#b3261e"
@@ -275,10 +279,11 @@ class Box:
     x: float = 0.0
     width: float = 10.0
     before: list[Box] = field(default_factory=list)
+    tall: float = 0.0  # where there are no lines: the height of the layer
 
     @property
     def height(self) -> float:
-        return 14.0 + 12.5 * len(self.lines) if self.lines else 0.0
+        return 14.0 + 12.5 * len(self.lines) if self.lines else self.tall
 
     @property
     def y(self) -> float:
@@ -338,9 +343,9 @@ def laid_out(boxes: list[Box]) -> list[list[Box]]:
     order.add_edges_from((number[id(source)], i) for i, box in enumerate(boxes) for source in box.before)
     for i in nx.topological_sort(order):
         boxes[i].layer = 1 + max((source.layer for source in boxes[i].before), default=-1)
-    for box in boxes:  # an argument stands right above its first reader
+    for box in boxes:  # what reads nothing stands right above its first reader
         readers = [other.layer for other in boxes if box in other.before]
-        if box.kind == "in" and readers:
+        if readers and not box.before:
             box.layer = min(readers) - 1
     layers: list[list[Box]] = [[] for _ in range(1 + max(box.layer for box in boxes))]
     for box in boxes:
@@ -404,6 +409,7 @@ def draw_graph(text: str, path: Path, dims: Mapping[str, int] | None = None) -> 
     axes.set_axis_off()
     for row in layers:
         for box in row:
+            box.tall = max(other.height for other in row)
             for source in box.before:
                 draw_edge(axes, source, box)
     for box in boxes:
@@ -426,8 +432,8 @@ def draw_graph(text: str, path: Path, dims: Mapping[str, int] | None = None) -> 
     used = [kind for kind in KINDS if any(box.kind == kind for box in boxes)]
     patches = [Patch(facecolor=KINDS[kind][0], edgecolor=KINDS[kind][1], label=kind) for kind in used]
     axes.legend(handles=patches, loc="lower left", ncols=len(used), frameon=False, fontsize=7.5, labelcolor=GREY)
-    count = len(reading.moments)
-    headed(figure, f"{reading.program.name}: {count} kernel{'s' * (count != 1)}", "each box runs as one loop nest")
+    kernels = sum(isinstance(moment.statement, Call) for moment in reading.moments)
+    headed(figure, f"{reading.program.name}: {kernels} kernels", "each box runs as one loop nest")
     figure.savefig(path, dpi=144)
 
 
@@ -441,6 +447,8 @@ def draw_edge(axes: Axes, source: Box, target: Box) -> None:
     curve = Curve(
         [start, (start[0], middle), (end[0], middle), end], [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4]
     )
+    if not target.lines:
+        axes.plot([end[0], end[0]], [end[1], end[1] - target.height], color="#9aa5b1", linewidth=1, zorder=0)
     style = "-|>,head_length=4,head_width=2" if target.lines else "-"
     axes.add_patch(FancyArrowPatch(path=curve, arrowstyle=style, color="#9aa5b1", linewidth=1, zorder=0))
 
