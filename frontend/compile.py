@@ -15,6 +15,7 @@ import linecache
 import platform
 import struct
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,7 +41,7 @@ from ..ir.program import Call, KernelDef, Program, Statement, While
 from ..ir.target import Target, parse
 from ..ir.text import digest, show
 from ..ir.types import TensorType
-from ..ir.value import Array, Constant
+from ..ir.value import Array, Constant, Value
 from ..passes.buffers import to_program
 from ..passes.cost import cost_of, graph_cost, type_bytes
 from ..passes.manager import Context, blame, largest_difference
@@ -69,13 +71,16 @@ class Timings:
     """Seconds spent in each stage of one compilation, in order."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    running: str = ""
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         start = time.perf_counter()
+        before, self.running = self.running, name
         try:
             yield
         finally:
+            self.running = before
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def __str__(self) -> str:
@@ -530,7 +535,8 @@ def finish(
         built = Built.unpack(data)
         _stats.disk_hits += 1
     else:
-        built = build(compilation)
+        with alarm(compilation, options.alarm):
+            built = build(compilation)
         _stats.compiles += 1
         _stats.kernels += len(compilation.program.kernels)
         if cache is not None:
@@ -590,6 +596,43 @@ def verify(executed: Executed, leaves: Sequence[Any]) -> None:
 # How far a compiled program may be from the reference, relative to the largest element: orders of summation differ.
 _BOUNDS = {"f64": 1e-10, "c128": 1e-10, "f32": 1e-4, "c64": 1e-4, "f16": 1e-2, "bf16": 5e-2, **dict.fromkeys(
     ("f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e4m3b11fnuz"), 0.25)}  # fmt: skip
+
+
+@contextmanager
+def alarm(compilation: Compilation, seconds: float) -> Iterator[None]:
+    """Say on standard error, after that many seconds, what takes so long: the stage, the pass, the op, the line."""
+    thread = threading.get_ident()
+
+    def ring() -> None:
+        running = compilation.timings.running
+        doing = [f"the pass {compilation.context.running}" if running == "passes" else running or "the beginning"]
+        value = value_in_hand(sys._current_frames().get(thread))
+        if value is not None:
+            doing.append(f"at {value.name} {value.type}")
+            doing += [f"of {value.location}"] if value.location is not None else []
+        print(
+            f"treadle: {compilation.graph.name} has been compiling for {seconds:g} s: {', '.join(doing)}",
+            file=sys.stderr,
+        )
+
+    timer = threading.Timer(seconds, ring)
+    timer.daemon = True
+    if seconds:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def value_in_hand(frame: FrameType | None) -> Value | None:
+    """The op that the code running in `frame` is about: the innermost local variable that holds one, if any does."""
+    while frame is not None:
+        found = next((each for each in frame.f_locals.values() if isinstance(each, Value)), None)
+        if found is not None:
+            return found
+        frame = frame.f_back
+    return None
 
 
 def debug(executed: Executed, flags: int) -> None:
