@@ -36,6 +36,8 @@ from ..ir.fingerprint import fingerprint
 from ..ir.forms import everywhere
 from ..ir.graph import Graph
 from ..ir.location import Location
+from ..ir.loops.build import walk
+from ..ir.loops.nodes import For
 from ..ir.loops.text import show as show_kernel
 from ..ir.program import Call, KernelDef, Program, Statement, While
 from ..ir.target import Target, parse
@@ -395,7 +397,11 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         "kernels": len(program.kernels),
         "seconds": cost_of(program, sizes).seconds(compilation.target),
         "unbounded": any(isinstance(s, While) for s in statements_of(program.body)),
-        "parallel": "parallel(" in compilation.text("loops"),
+        "parallel": any(
+            isinstance(s, For) and s.kind == "parallel"
+            for kernel in compilation.kernels.values()
+            for s in walk(kernel.body)
+        ),
         "arena_bytes": _number(program.arena_bytes),
         "lower_bound": _number(program.lower_bound),
     }

@@ -9,6 +9,7 @@ parallel `m, n`; reduce `k`; reads `x[m,k]`, `y[k,n]`; body `x*y`; combine `+`.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -94,6 +95,7 @@ def element(read: int, dtype: DType) -> Var:
     return Var(f"r{read}", dtype)
 
 
+@functools.lru_cache(maxsize=4096)
 def axes_of(shape: tuple[Dim, ...]) -> tuple[Axis, ...]:
     """Parallel axes `a0, a1, ...` over a shape."""
     return tuple(Axis(f"a{i}", extent) for i, extent in enumerate(shape))
@@ -104,8 +106,14 @@ def pointwise(
 ) -> Structure:
     """The structure of a map whose operands all have `shape`."""
     axes = axes_of(shape)
+    return Structure(axes, _reads_here(axes, len(dtypes)), (body,), None, dtype, fault)
+
+
+@functools.lru_cache(maxsize=4096)
+def _reads_here(axes: tuple[Axis, ...], count: int) -> tuple[Read, ...]:
+    """One read of each operand, at the position of the axes."""
     here = tuple(axis.position for axis in axes)
-    return Structure(axes, tuple(Read(i, here) for i in range(len(dtypes))), (body,), None, dtype, fault)
+    return tuple(Read(i, here) for i in range(count))
 
 
 def _simple(name: str, op: str, identity: bool | int | float | complex, dtype: DType, result: DType) -> Monoid:

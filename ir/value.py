@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ Array = NDArray[Any]
 FieldKind = Literal["operand", "operands", "body", "bodies", "attribute"]
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 _E = TypeVar("_E", bound=TreadleError)
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,23 @@ def snake(name: str) -> str:
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
+class Kept(Generic[_T]):
+    """A property that is computed once and from then on an attribute of its object, as `functools.cached_property` is,
+    but without a lock: of two threads that compute it at once, either's tuple will do."""
+
+    def __init__(self, compute: Callable[[Any], _T]) -> None:
+        self.compute = compute
+        self.__doc__ = compute.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Any, owner: type | None = None) -> _T:
+        found: _T = self.compute(instance)
+        instance.__dict__[self.name] = found
+        return found
+
+
 @dataclass_transform(frozen_default=True, eq_default=False)
 class Value:
     """Anything a graph computes. Subclasses are made dataclass-like: their annotated fields are their constructor.
@@ -65,6 +83,7 @@ class Value:
 
     name: ClassVar[str] = "value"
     schema: ClassVar[tuple[Field, ...]] = ()
+    has_bodies: ClassVar[bool] = False
     __match_args__: ClassVar[tuple[str, ...]] = ()
     # Whether an execution may fail at run time; such an op is never hoisted, speculated or turned into a select.
     can_fail: ClassVar[bool] = False
@@ -91,6 +110,7 @@ class Value:
         ]
         inherited = [field for field in cls.schema if field.name not in {f.name for f in own}]
         cls.schema = (*inherited, *own)
+        cls.has_bodies = any(field.kind in ("body", "bodies") for field in cls.schema)
         type.__setattr__(cls, "__match_args__", tuple(field.name for field in cls.schema))
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -174,7 +194,8 @@ class Value:
     def origin(self) -> Origin:
         return Origin(self.location, self.sequence)
 
-    @property
+    # Every walk asks each value for its operands: they are put together once, and then an attribute like any other.
+    @Kept
     def operands(self) -> tuple[Value, ...]:
         """All operands in field order, `tuple[Value, ...]` fields flattened."""
         found: list[Value] = []
@@ -187,6 +208,8 @@ class Value:
 
     @property
     def bodies(self) -> tuple[Graph, ...]:
+        if not self.has_bodies:
+            return ()
         found: list[Graph] = []
         for field in self.schema:
             if field.kind == "body":
@@ -197,12 +220,17 @@ class Value:
 
     def attributes(self) -> tuple[tuple[str, Any], ...]:
         """(name, value) of the fields that are neither operands nor bodies."""
-        return tuple((f.name, self.__dict__[f.name]) for f in self.schema if f.kind == "attribute")
+        return tuple([(f.name, self.__dict__[f.name]) for f in self.schema if f.kind == "attribute"])
 
     def with_operands(self, operands: tuple[Value, ...]) -> Self:
         """The same op on other operands (given flat, in the order of `operands`); itself when nothing changes."""
-        if len(operands) == len(mine := self.operands) and all(a is b for a, b in zip(operands, mine, strict=True)):
-            return self
+        mine = self.operands
+        if len(operands) == len(mine):
+            for a, b in zip(operands, mine, strict=True):
+                if a is not b:
+                    break
+            else:
+                return self
         rest = iter(operands)
         values: list[Any] = []
         for field in self.schema:

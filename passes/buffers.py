@@ -675,7 +675,7 @@ class Writer:
         return a.content.storage is b.content.storage and a.at == b.at
 
     def kernel(self, body: Graph, updates: tuple[tuple[int, int], ...], work: tuple[TensorType, ...]) -> KernelDef:
-        used = dict.fromkeys(name for value in everywhere(body) for name in sizes_in(value))
+        used = dict.fromkeys(name for value in everywhere(body) for name in sizes_in(value)) if self.dims else {}
         dims = tuple(dim for name, dim in self.dims.items() if name in used)
         own = Graph(body.name, body.params, body.results, dims)
         key = fingerprint(own, repr(updates))

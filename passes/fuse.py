@@ -616,6 +616,8 @@ def close(
 def closed(name: str, params: tuple[Parameter, ...], results: tuple[Value, ...], dims: Sequence[DimName]) -> Graph:
     """A graph that declares just the sizes it mentions."""
     body = Graph(name, params, results)
+    if not dims:
+        return body
     used = {size for value in everywhere(body) for size in sizes_in(value)}
     return Graph(name, params, results, tuple(dim for dim in dims if dim.name in used)) if used else body
 
