@@ -18,8 +18,10 @@ from . import (
     analysis,
     comparing,
     creation,
+    eigen,
     joining,
     linear,
+    norms,
     reductions,
     refused,
     selection,
@@ -32,8 +34,8 @@ from . import (
 from .ufuncs import RULES, elementwise, in_place, not_traced, operator, refuse_out
 
 CHAPTERS: Final = (
-    analysis, comparing, creation, joining, linear, reductions, refused, selection, shaping, solve, sorting, spectra,
-    statistics,
+    analysis, comparing, creation, eigen, joining, linear, norms, reductions, refused, selection, shaping, solve,
+    sorting, spectra, statistics,
 )  # fmt: skip
 HANDLERS: Final[Mapping[Any, Callable[..., Any]]] = {
     function: handler for chapter in CHAPTERS for function, handler in chapter.TABLE.items()

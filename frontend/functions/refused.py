@@ -46,7 +46,6 @@ ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("mask_indices", _SHAPE, "np.triu_indices, np.tril_indices"),
     ("roots", _SHAPE, _eigen),
     ("polydiv", _SHAPE, _outside),
-    ("polyfit", _ABSENT, "solve the normal equations: np.linalg.solve(V.T @ V, V.T @ y) with V = np.vander(x, n)"),
     ("may_share_memory", _MEMORY, "compare names with `is`"),
     ("shares_memory", _MEMORY, "compare names with `is`"),
     ("array2string", _ELEMENTS, "print it after the call"),
@@ -60,16 +59,8 @@ ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("busday_offset", _ABSENT, _outside),
     ("is_busday", _ABSENT, _outside),
     ("datetime_as_string", _ABSENT, _outside),
-    ("linalg.cond", _ABSENT, _eigen),
     ("linalg.eig", _ABSENT, _eigen),
-    ("linalg.eigh", _ABSENT, _eigen),
     ("linalg.eigvals", _ABSENT, _eigen),
-    ("linalg.eigvalsh", _ABSENT, _eigen),
-    ("linalg.lstsq", _ABSENT, "np.linalg.solve(A.T @ A, A.T @ b) for a well-conditioned A"),
-    ("linalg.matrix_rank", _ABSENT, _eigen),
-    ("linalg.pinv", _ABSENT, "np.linalg.solve(A.T @ A, A.T) for a well-conditioned A"),
-    ("linalg.svd", _ABSENT, _eigen),
-    ("linalg.svdvals", _ABSENT, _eigen),
 )
 
 

@@ -1,4 +1,4 @@
-"""Linear systems and norms: LU with partial pivoting, Cholesky, triangular solves, QR, each a scan over the columns.
+"""Linear systems: LU with partial pivoting, Cholesky, triangular solves, QR, each a scan over the columns.
 
 Every step works on the whole matrix, of any number of leading batch axes. A singular matrix gives infinities or NaN
 where NumPy raises LinAlgError: whether it is singular is not known before the numbers are.
@@ -6,14 +6,13 @@ where NumPy raises LinAlgError: whether it is singular is not known before the n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 
 from ...ir.dims import Dim, minimum
-from ...ir.dtypes import DType, bool_, f64, i64, real_of
+from ...ir.dtypes import DType, bool_, f64, i64
 from ...ir.errors import InvalidValue, ShapeMismatch, Unsupported
 from ...ir.graph import Graph
 from ...ir.ops import elementwise as e
@@ -25,7 +24,6 @@ from ...ir.types import Shape, TensorType
 from ...ir.value import Full, Get, Mul, Parameter, Value
 from ..arrays import (
     axes_of,
-    axis_of,
     broadcast,
     broadcast_shapes,
     convert,
@@ -39,16 +37,14 @@ from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
 from .creation import eye
 from .linear import contract
-from .reductions import front, keep, max_, min_, sum_
 from .shaping import cut, triangle_mask
-from .ufuncs import elementwise
 
 
-def _wrong(message: str) -> ShapeMismatch:
+def wrong(message: str) -> ShapeMismatch:
     return ShapeMismatch(message, code="TD0824", location=here())
 
 
-def _inexact(*xs: Any) -> DType:
+def inexact(*xs: Any) -> DType:
     """NumPy's linalg computes in f32 or f64 (and their complex kin)."""
     kind = result_type(*(lift(x).value.dtype for x in xs))
     if kind is bool_ or kind.is_integer:
@@ -63,9 +59,9 @@ def _inexact(*xs: Any) -> DType:
 def _square(x: Any, kind: DType) -> Value:
     value = convert(unwrap(lift(x)), kind)
     if value.rank < 2:
-        raise _wrong(f"{value.rank}-dimensional array given. Array must be at least two-dimensional")
+        raise wrong(f"{value.rank}-dimensional array given. Array must be at least two-dimensional")
     if value.shape[-1] != value.shape[-2]:
-        raise _wrong("Last 2 dimensions of the array must be square")
+        raise wrong("Last 2 dimensions of the array must be square")
     return value
 
 
@@ -190,26 +186,26 @@ def solve_triangular(a: Any, b: Any, lower: bool, unit: bool) -> Tracer:
 
 def _system(a: Any, b: Any) -> tuple[Value, Value, bool]:
     """Matrix and right sides in one dtype with one stack of leading axes, and whether b was a vector."""
-    kind = _inexact(a, b)
+    kind = inexact(a, b)
     matrix = _square(a, kind)
     right = convert(unwrap(lift(b)), kind)
     vector = right.rank == 1
     if vector:
         right = expand(right, (1,))
     if right.shape[-2] != matrix.shape[-1]:
-        raise _wrong(f"solve: the matrix has {matrix.shape[-1]} columns, b has {right.shape[-2]} rows")
+        raise wrong(f"solve: the matrix has {matrix.shape[-1]} columns, b has {right.shape[-2]} rows")
     lead = broadcast_shapes(matrix.shape[:-2], right.shape[:-2])
     return broadcast(matrix, (*lead, *matrix.shape[-2:])), broadcast(right, (*lead, *right.shape[-2:])), vector
 
 
 def inv(a: Any) -> Tracer:
-    kind = _inexact(a)
+    kind = inexact(a)
     matrix = _square(a, kind)
     unit = convert(unwrap(eye(matrix.shape[-1])), kind)
     return solve(wrap(matrix), wrap(broadcast(unit, matrix.shape)))
 
 
-def _diagonal_of(x: Value) -> Value:
+def diagonal_of(x: Value) -> Value:
     on = _at_diagonal(x.shape)
     return r.Sum(e.Select(on, x, _zero(x)), (x.rank - 1,))
 
@@ -220,17 +216,17 @@ def _at_diagonal(shape: Shape) -> Value:
 
 
 def det(a: Any) -> Tracer:
-    kind = _inexact(a)
+    kind = inexact(a)
     lu, _, swaps = _lu(_square(a, kind))
-    product = r.Prod(_diagonal_of(lu), (lu.rank - 2,))
+    product = r.Prod(diagonal_of(lu), (lu.rank - 2,))
     odd = e.Eq(e.And(swaps, Full(1, swaps.tensor)), Full(1, swaps.tensor))
     return wrap(e.Select(odd, -product, product))
 
 
 def slogdet(a: Any) -> Any:
-    kind = _inexact(a)
+    kind = inexact(a)
     lu, _, swaps = _lu(_square(a, kind))
-    diagonal = _diagonal_of(lu)
+    diagonal = diagonal_of(lu)
     size = e.Abs(diagonal)
     sign = r.Prod(e.Sign(diagonal), (lu.rank - 2,))
     odd = e.Eq(e.And(swaps, Full(1, swaps.tensor)), Full(1, swaps.tensor))
@@ -238,12 +234,12 @@ def slogdet(a: Any) -> Any:
 
 
 def cholesky(a: Any, /, *, upper: bool = False) -> Tracer:
-    kind = _inexact(a)
+    kind = inexact(a)
     matrix = _square(a, kind)
     rank, n = matrix.rank, matrix.shape[-1]
     row, column = rank - 2, rank - 1
     if upper:
-        matrix = _adjoint(matrix)
+        matrix = adjoint(matrix)
 
     def step(k: Value, x: Value, found: Value) -> tuple[Value, ...]:
         line = _take_row(x, k, column)
@@ -258,10 +254,10 @@ def cholesky(a: Any, /, *, upper: bool = False) -> Tracer:
         return x - update, kept
 
     _, found = _loop("cholesky", (), (matrix, _zero(matrix)), n, step)
-    return wrap(_adjoint(found) if upper else found)
+    return wrap(adjoint(found) if upper else found)
 
 
-def _adjoint(x: Value) -> Value:
+def adjoint(x: Value) -> Value:
     turned = permute(x, (*range(x.rank - 2), x.rank - 1, x.rank - 2))
     return e.Conj(turned) if x.dtype.kind == "complex" else turned
 
@@ -270,65 +266,83 @@ def qr(a: Any, mode: str = "reduced") -> Any:
     """By Householder reflections, with LAPACK's signs."""
     if mode not in ("reduced", "complete", "r"):
         raise Unsupported(f"qr(mode={mode!r})", code="TD0813", location=here(), edit="use reduced, complete or r")
-    kind = _inexact(a)
-    matrix = convert(unwrap(lift(a)), kind)
+    matrix = convert(unwrap(lift(a)), inexact(a))
     if matrix.rank < 2:
-        raise _wrong(f"{matrix.rank}-dimensional array given. Array must be at least two-dimensional")
+        raise wrong(f"{matrix.rank}-dimensional array given. Array must be at least two-dimensional")
+    m, n = matrix.shape[-2], matrix.shape[-1]
+    count = minimum(m, n)
+    reflections, upper = _reflected(matrix)
+    upper = e.Select(broadcast(triangle_mask(m, n, -1), upper.shape), _zero(upper), upper)
+    if mode == "complete":
+        return QRResult(wrap(_product(reflections, matrix, m)), wrap(upper))
+    upper = cut(upper, matrix.rank - 2, 0, count)
+    if mode == "r":
+        return wrap(upper)
+    return QRResult(wrap(_product(reflections, matrix, count)), wrap(upper))
+
+
+def basis(matrix: Value, columns: Dim) -> tuple[Value, Value]:
+    """Q with so many orthonormal columns, also where the matrix has not full rank, and R, for which matrix = Q R."""
+    reflections, upper = _reflected(matrix)
+    return _product(reflections, matrix, columns), upper
+
+
+def _reflected(matrix: Value) -> tuple[tuple[Value, Value], Value]:
+    """The reflections that make the matrix upper triangular, and what it becomes.
+
+    Number k is x -> x - tau v (v* x), where v is zero above row k; with LAPACK's tau, it takes the column to a real
+    head. Stacked along a new first axis: the vectors, and their tau.
+    """
+    kind = matrix.dtype
     rank, m, n = matrix.rank, matrix.shape[-2], matrix.shape[-1]
-    row, column = rank - 2, rank - 1
     lines = (*matrix.shape[:-2], m)
     batch = tuple(range(rank - 2))
-    unit = broadcast(convert(unwrap(eye(m)), kind), (*matrix.shape[:-2], m, m))
 
-    def step(k: Value, x: Value, q: Value) -> tuple[Value, ...]:
-        line = _take_row(x, k, column)
+    def step(k: Value, x: Value) -> tuple[Value, ...]:
+        line = _take_row(x, k, rank - 1)
         place = Iota(TensorType(lines, i64), rank - 2)
         at = broadcast(k, lines)
-        tail = e.Select(place < at, _zero(line), line)
         head = _take_row(line, k, rank - 2)
         rest = e.Select(place > at, line, _zero(line))
-        rest_size = r.Sum(_squared(rest), (rank - 2,))
-        size = e.Sqrt(rest_size + _squared(head))
+        rest_size = r.Sum(squared(rest), (rank - 2,))
         real = e.Real(head) if kind.kind == "complex" else head
-        alpha = convert(e.Copysign(size, real), kind)
+        beta = convert(-e.Copysign(e.Sqrt(rest_size + squared(head)), real), kind)
         # Nothing below the head: LAPACK leaves such a column alone (a complex head is turned real).
         flat: Value = e.Eq(rest_size, _zero(rest_size))
         if kind.kind == "complex":
             flat = e.And(flat, e.Eq(e.Imag(head), _zero(real)))
-        v = tail + e.Select(e.Eq(place, at), broadcast(expand(alpha, (rank - 2,)), lines), _zero(line))
-        norm = r.Sum(_squared(v), (rank - 2,))
-        safe = e.Select(e.Eq(norm, _zero(norm)), Full(1.0, norm.tensor), norm)
-        if kind.kind == "complex":
-            # tau of LAPACK: the reflection takes the column to -alpha exactly.
-            beta = -alpha
-            tau = (beta - head) / e.Select(e.Eq(beta, _zero(beta)), Full(1, beta.tensor), beta)
-            scale_v = head - beta
-            unit_v = v / broadcast(expand(e.Select(flat, Full(1, scale_v.tensor), scale_v), (rank - 2,)), lines)
-            tau = e.Select(flat, _zero(tau), tau)
-            w = contract(e.Conj(unit_v), x, batch, batch, (rank - 2,), (row,))
-            back = contract(q, unit_v, batch, batch, (column,), (rank - 2,))
-            x = x - _outer(Mul(unit_v, broadcast(expand(e.Conj(tau), (rank - 2,)), lines)), w)
-            q = q - _outer(Mul(back, broadcast(expand(tau, (rank - 2,)), lines)), e.Conj(unit_v))
-            return x, q
-        factor = e.Select(flat, _zero(norm), 2.0 / safe)
-        scaled = Mul(v, broadcast(expand(factor, (rank - 2,)), lines))
-        w = contract(v, x, batch, batch, (rank - 2,), (row,))
-        back = contract(q, v, batch, batch, (column,), (rank - 2,))
-        return x - _outer(scaled, w), q - _outer(back, scaled)
+        one = Full(1, head.tensor)
+        tau = e.Select(flat, _zero(head), (beta - head) / e.Select(flat, one, beta))
+        scaled = rest / broadcast(expand(e.Select(flat, one, head - beta), (rank - 2,)), lines)
+        v = e.Select(e.Eq(place, at), Full(1, scaled.tensor), scaled)
+        back = e.Conj(tau) if kind.kind == "complex" else tau
+        return _reflect(x, v, back, batch), v, tau
 
-    count = minimum(m, n)
-    upper, q = _loop("qr", (), (matrix, unit), count, step)
-    mask = broadcast(triangle_mask(m, n, -1), upper.shape)
-    upper = e.Select(mask, _zero(upper), upper)
-    if mode == "complete":
-        return QRResult(wrap(q), wrap(upper))
-    upper = cut(upper, row, 0, count)
-    if mode == "r":
-        return wrap(upper)
-    return QRResult(wrap(cut(q, column, 0, count)), wrap(upper))
+    number, x = Parameter("k", TensorType((), i64)), Parameter("x", matrix.tensor)
+    body = Graph("reflect", (number, x), step(number, x))
+    found = Scan((), (matrix,), (), body, minimum(m, n), False, True)
+    return (Get(found, 1), Get(found, 2)), Get(found, 0)
 
 
-def _squared(x: Value) -> Value:
+def _reflect(x: Value, v: Value, tau: Value, batch: tuple[int, ...]) -> Value:
+    """x - tau v (v* x)."""
+    conjugate = e.Conj(v) if v.dtype.kind == "complex" else v
+    along = contract(conjugate, x, batch, batch, (v.rank - 1,), (x.rank - 2,))
+    return x - _outer(Mul(v, broadcast(expand(tau, (v.rank - 1,)), v.shape)), along)
+
+
+def _product(reflections: tuple[Value, Value], matrix: Value, columns: Dim) -> Value:
+    """The first columns of the product of the reflections."""
+    start = broadcast(convert(unwrap(eye(matrix.shape[-2], columns)), matrix.dtype), (*matrix.shape[:-1], columns))
+    vectors, factors = reflections
+    q = Parameter("q", start.tensor)
+    v = Parameter("v", vectors.tensor.with_shape(vectors.shape[1:]))
+    tau = Parameter("tau", factors.tensor.with_shape(factors.shape[1:]))
+    body = Graph("gather", (q, v, tau), (_reflect(q, v, tau, tuple(range(matrix.rank - 2))),))
+    return Get(Scan((), (start,), (vectors, factors), body, vectors.shape[0], True), 0)
+
+
+def squared(x: Value) -> Value:
     return e.Real(Mul(x, e.Conj(x))) if x.dtype.kind == "complex" else Mul(x, x)
 
 
@@ -359,96 +373,13 @@ def tensorinv(a: Any, ind: int = 2) -> Tracer:
     return wrap(reshape(unwrap(inv(wrap(reshape(unwrap(x), (rows, rows))))), (*second, *first)))
 
 
-# --- norms --------------------------------------------------------------------------------------------------------
-
-
-def vector_norm(x: Any, /, *, axis: Any = None, keepdims: bool = False, ord: Any = 2) -> Tracer:
-    value = unwrap(lift(x))
-    axes = axes_of(axis, value.rank)
-    found = norm(wrap(front(value, axes)), ord, 0)
-    return wrap(keep(unwrap(found), axes, keepdims))
-
-
-def matrix_norm(x: Any, /, *, keepdims: bool = False, ord: Any = "fro") -> Tracer:
-    return norm(x, ord, (-2, -1), keepdims)
-
-
-def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> Tracer:
-    given = lift(x)
-    kind = given.value.dtype
-    if kind is bool_ or kind.is_integer:
-        given = wrap(convert(unwrap(given), f64))
-    if axis is None:
-        rank = given.ndim
-        if ord is None or (ord in ("f", "fro") and rank == 2) or (ord == 2 and rank == 1 and not isinstance(ord, str)):
-            flat = reshape(unwrap(given), (given.size,))
-            found = e.Sqrt(r.Sum(_squared(flat), (0,)))
-            return wrap(reshape(found, (1,) * rank) if keepdims else found)
-        axis = tuple(range(rank))
-    axes = tuple(axis) if isinstance(axis, tuple | list) else (axis,)
-    numbers = tuple(axis_of(each, given.ndim) for each in axes)
-    if len(numbers) == 1:
-        return _vector(given, ord, numbers[0], keepdims)
-    if len(numbers) == 2:
-        return _matrix(given, ord, numbers, keepdims)
-    raise InvalidValue("Improper number of dimensions to norm.", code="TD0822", location=here())
-
-
-def _vector(x: Tracer, ord: Any, axis: int, keepdims: bool) -> Tracer:
-    size = elementwise(np.absolute, x)
-    if ord == math.inf:
-        return max_(size, axis, keepdims=keepdims)
-    if ord == -math.inf:
-        return min_(size, axis, keepdims=keepdims)
-    if ord == 0:
-        there = convert(unwrap(elementwise(np.not_equal, x, 0)), real_of(unwrap(x).dtype))
-        return sum_(wrap(there), axis, keepdims=keepdims)
-    if ord == 1:
-        return sum_(size, axis, keepdims=keepdims)
-    if ord is None or ord == 2:
-        return wrap(e.Sqrt(unwrap(sum_(wrap(_squared(unwrap(x))), axis, keepdims=keepdims))))
-    if isinstance(ord, str):
-        raise InvalidValue(f"Invalid norm order {ord!r} for vectors", code="TD0822", location=here())
-    powers = elementwise(np.power, size, ord)
-    found: Tracer = elementwise(np.power, sum_(powers, axis, keepdims=keepdims), 1.0 / ord)
-    return found
-
-
-def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Tracer:
-    row, column = axes
-    if row == column:
-        raise InvalidValue("Duplicate axes given.", code="TD0822", location=here())
-    size = elementwise(np.absolute, x)
-    if ord is None or ord in ("fro", "f"):
-        return wrap(e.Sqrt(unwrap(sum_(wrap(_squared(unwrap(x))), axes, keepdims=keepdims))))
-    if ord in (1, -1, math.inf, -math.inf):
-        first, second = (row, column) if abs(ord) == 1 else (column, row)
-        sums = sum_(size, first, keepdims=True)
-        extreme = (max_ if ord > 0 else min_)(sums, second, keepdims=True)
-        value = unwrap(extreme)
-        return (
-            extreme if keepdims else wrap(reshape(value, tuple(n for i, n in enumerate(value.shape) if i not in axes)))
-        )
-    if ord in (2, -2, "nuc"):
-        raise Unsupported(
-            f"norm(ord={ord!r}) needs singular values",
-            code="TD0810",
-            location=here(),
-            edit="use the Frobenius norm, or compute it outside",
-        )
-    raise InvalidValue("Invalid norm order for matrices.", code="TD0822", location=here())
-
-
 TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.linalg.cholesky: cholesky,
     np.linalg.det: det,
     np.linalg.inv: inv,
-    np.linalg.matrix_norm: matrix_norm,
-    np.linalg.norm: norm,
     np.linalg.qr: qr,
     np.linalg.slogdet: slogdet,
     np.linalg.solve: solve,
     np.linalg.tensorinv: tensorinv,
     np.linalg.tensorsolve: tensorsolve,
-    np.linalg.vector_norm: vector_norm,
 }
