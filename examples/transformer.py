@@ -44,7 +44,7 @@ def attention(block: Block, x: Any) -> Any:
 
 def transformer(params: dict[str, Any], tokens: Any) -> Any:
     """Scores of the next token at each position: (n,) -> (n, VOCABULARY)."""
-    x = td.numpy.asarray(params["embedding"])[tokens].astype(np.float32)
+    x = params["embedding"][tokens].astype(np.float32)
     for block in params["blocks"]:
         x = x + attention(block, normalized(x, block["first"]))
         h = normalized(x, block["second"])

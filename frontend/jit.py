@@ -18,6 +18,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..ir.dims import DimName, SymbolicDim
 from ..ir.errors import InvalidValue, TypeMismatch
 from ..ir.graph import Graph
@@ -39,7 +41,7 @@ from .arguments import (
 from .options import Options, config, watchers
 from .trace import LeafSpec, current
 from .tracer import Traced as Trace
-from .tracer import Tracer, trace_to_graph
+from .tracer import Tracer, trace_to_graph, wrap
 from .tree import TreeDef
 from .userline import as_ours, definition, refine, spoken, unknown_name
 
@@ -154,9 +156,9 @@ def trace(state: State, arguments: Mapping[str, Any]) -> Traced:
 
     def rebuild(tracers: list[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         dynamic = key.structure.unflatten(tracers)
-        given.update(fixed | dynamic)
+        given.update({name: as_constants(value, name) for name, value in fixed.items()} | dynamic)
         before.update(contents(given))
-        return call_of(state, {**fixed, **static, **dynamic})
+        return call_of(state, {**static, **given})
 
     dims = declared_dims(state.settings.dims, specs)
     traced = trace_to_graph(state.fn, list(specs), rebuild, state.name, dims)
@@ -171,6 +173,19 @@ def trace(state: State, arguments: Mapping[str, Any]) -> Traced:
                 edit="pass it as an argument, and return the new one",
             )
     return Traced(state, key, traced, tuple(specs), state.options)
+
+
+def as_constants(value: Any, name: str) -> Any:
+    """A bound argument as the traced function sees it: its arrays are traced, so that what may be done to an argument
+    may be done to a bound one (`params["embedding"][tokens]`); its numbers are numbers."""
+    trace = current()
+    assert trace is not None
+    leaves, structure = flatten(value, name)
+    lifted = [
+        wrap(trace.constant(leaf, path)) if isinstance(leaf, np.ndarray) else leaf
+        for leaf, path in zip(leaves, structure.paths(name), strict=True)
+    ]
+    return structure.unflatten(lifted)
 
 
 def copied(value: Any, name: str) -> Any:
@@ -378,7 +393,8 @@ def inlined(state: State, args: tuple[Any, ...], kwargs: Mapping[str, Any], out:
             code="TD0806",
             edit="use the result, which nobody else holds",
         )
-    positional, named = call_of(state, {**state.bound, **bind_call(state, args, kwargs)})
+    bound = {name: as_constants(value, name) for name, value in state.bound.items()}
+    positional, named = call_of(state, {**bound, **bind_call(state, args, kwargs)})
     return state.fn(*positional, **named)
 
 

@@ -122,18 +122,20 @@ class Trace:
         assert self.token is not None
         _current.reset(self.token)
 
-    def constant(self, array: Array) -> Constant:
+    def constant(self, array: Array, label: str = "") -> Constant:
         """The constant that holds the content of a concrete array: one per array, as long as its content stays the
-        same."""
+        same. `label` is the path of a bound argument; what is reached by closure is called by its variable."""
         session = self.session
         known = session.constants.get(id(array))
         if known is not None and _same_bytes(array, known[1].data):
             return known[1]
         made = Constant(array.copy() if type(array) is np.ndarray else np.array(array))
         session.constants[id(array)] = (array, made)
-        frame = user_frame()
-        where = None if frame is None else location_of(frame)
-        label = "array" if frame is None else _name_of(array, frame)
+        where = None
+        frame = None if label else user_frame()
+        if frame is not None:
+            where, label = location_of(frame), _name_of(array, frame)
+        label = label or "array"
         session.captured.append(Captured(made, label, where, weakref.ref(array)))
         return made
 

@@ -7,7 +7,7 @@ import pickle
 import threading
 import weakref
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -116,6 +116,22 @@ def test_out() -> None:
     expected = double(shifted[:64].copy())
     f(shifted[:64], out=shifted[1:])
     np.testing.assert_array_equal(shifted[1:], expected)
+
+
+# What may be done to an argument may be done to a bound one: NumPy never asks a traced index about a concrete array.
+@pytest.mark.parametrize("outer", [False, True])
+def test_bound_arrays_are_indexed_by_traced_ones(outer: bool) -> None:
+    def embed(params: Any, tokens: Any) -> Any:
+        rows = params["table"][tokens] + np.take(params["table"], tokens, axis=0)
+        return rows * params["factor"] + params["more"][0]
+
+    params = {"table": np.arange(12.0).reshape(4, 3), "factor": 2, "more": [np.ones(3)]}
+    tokens = np.array([3, 0, 3])
+    bound = td.jit(embed).bind(params)
+    found = td.jit(lambda tokens: bound(tokens))(tokens) if outer else bound(tokens)
+    np.testing.assert_array_equal(found, embed(params, tokens))
+    if not outer:
+        assert "params['table']" in bound.explain()
 
 
 # Bound arguments become constants; they are copied, so that later writes do not reach the program.
