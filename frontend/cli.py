@@ -77,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     dump.add_argument("--stage", choices=STAGES, default="graph")
     dump.add_argument("--after", metavar="PASS", help="the graph after this pass")
     dump.add_argument("--all", action="store_true", help="after every pass that changed something, with its remarks")
+    dump.add_argument("--passes", metavar="LIST", help="what to run: 'identities, fuse(limit=64)'; else the default")
     dump.add_argument("--dot", metavar="FILE", help="write the graph in Graphviz form")
 
     diff = command("diff", run_diff, "Compare two texts, or a function before and after a pass.")
@@ -169,7 +170,9 @@ def compilation_of(arguments: argparse.Namespace) -> Any:
         graph = parse_graph(Path(arguments.what).read_text())
     else:
         graph = function_of(arguments).trace(*map(parse_argument, arguments.args)).graph
-    return Compilation(graph, target_named(arguments.target or config.current.target), check=config.current.check)
+    target = target_named(arguments.target or config.current.target)
+    passes = getattr(arguments, "passes", None)
+    return Compilation(graph, target, check=config.current.check, passes=passes if isinstance(passes, str) else None)
 
 
 # Commands.
@@ -188,6 +191,9 @@ def run_dump(arguments: argparse.Namespace) -> None:
                 print(f"#   {remark}")
             if step.changed:
                 print(step.after, end="")
+        return
+    if arguments.passes is not None and arguments.stage == "graph" and not arguments.after:
+        print(compilation.optimized, end="")
         return
     print(compilation.text(f"graph:{arguments.after}" if arguments.after else arguments.stage), end="")
 

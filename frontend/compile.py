@@ -47,7 +47,7 @@ from ..ir.value import Array, Constant, Value
 from ..passes.buffers import to_program
 from ..passes.cost import cost_of, graph_cost, type_bytes
 from ..passes.manager import Context, blame, largest_difference
-from ..passes.pipelines import DEFAULT
+from ..passes.pipelines import DEFAULT, given
 from ..runtime import artifact as artifacts
 from ..runtime import bindings, cpu, dispatch
 from ..runtime import loader as object_loader
@@ -65,7 +65,7 @@ if TYPE_CHECKING:
     from ..passes.manager import Step
     from .jit import Traced
 
-VERSION = 3  # of everything that decides what is compiled; part of the cache's key
+VERSION = 4  # of everything that decides what is compiled; part of the cache's key
 
 
 @dataclass
@@ -117,12 +117,20 @@ class Compilation:
     """One graph on its way to an object, for one target. Stages are made when asked for, once."""
 
     def __init__(
-        self, graph: Graph, target: Target, *, check: bool = False, donated: Sequence[tuple[int, int]] = ()
+        self,
+        graph: Graph,
+        target: Target,
+        *,
+        check: bool = False,
+        donated: Sequence[tuple[int, int]] = (),
+        passes: str | None = None,
     ) -> None:
+        """`passes`, as a command line spells them, are run instead of the default pipeline."""
         self.graph = graph
         self.target = target
         self.check = check
         self.donated = tuple(donated)
+        self.passes = passes
         self.timings = Timings()
 
     @cached_property
@@ -131,8 +139,10 @@ class Compilation:
 
     @cached_property
     def steps(self) -> list[Step]:
+        cx = self.context
+        pipeline = DEFAULT if self.passes is None else given(self.passes, self.graph, cx.kernels.keeps)
         with self.timings.stage("passes"):
-            return DEFAULT.run(self.graph, self.context)
+            return pipeline.run(self.graph, cx)
 
     @property
     def optimized(self) -> Graph:

@@ -31,11 +31,12 @@ class Form:
     sentence: str
     find: Callable[[Graph, Keeps], Iterator[tuple[Value, str]]]
 
-    def check(self, graph: Graph, keeps: Keeps = nothing) -> None:
-        """CheckFailed (TD0250) names the first value that breaks the form."""
+    def check(self, graph: Graph, keeps: Keeps = nothing, *, after: str = "") -> None:
+        """CheckFailed (TD0250) names the first value that breaks the form, and the pass after which it does."""
         for value, reason in self.find(graph, keeps):
+            when = f" after {after}" if after else ""
             raise CheckFailed(
-                f"{graph.name} is not {self.name}: {value!r} {reason}", code="TD0250", location=value.location
+                f"{graph.name} is not {self.name}{when}: {value!r} {reason}", code="TD0250", location=value.location
             )
 
     def holds(self, graph: Graph, keeps: Keeps = nothing) -> bool:

@@ -218,7 +218,7 @@ class _Flow:
 
     def target(self, slot: Slot, statement: Statement) -> Span:
         span = self.span(slot, statement)
-        if (slot.space, slot.index) not in self.ours:
+        if (slot.space, slot.index) not in self.ours and span[1] < span[2]:
             _fail(self.program, statement, f"{slot.space}{slot.index} is not ours to write")
         return span
 

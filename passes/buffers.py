@@ -20,7 +20,7 @@ from typing import TypeAlias, assert_never
 from ..ir.dims import Dim, DimName, Known, evaluate, known_le, names, symbol
 from ..ir.errors import Unsupported
 from ..ir.fingerprint import fingerprint
-from ..ir.forms import everywhere
+from ..ir.forms import GROUPED, everywhere
 from ..ir.graph import Graph, failing
 from ..ir.ops.control import Call as CallOp
 from ..ir.ops.control import Group, Scan
@@ -693,6 +693,8 @@ def to_program(
     """
     before, cx.running = cx.running, "buffers"
     try:
+        if cx.check:
+            GROUPED.check(graph, cx.kernels.keeps)
         sizes = typical(graph)
         said = len(cx.remarks)
         best = planned(graph, cx, donated, sizes, reorder=True)

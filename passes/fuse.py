@@ -22,7 +22,7 @@ from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 from ..ir.dims import Dim, DimName, evaluate, names, product
-from ..ir.forms import GROUPED, everywhere
+from ..ir.forms import EXPANDED, GROUPED, everywhere
 from ..ir.graph import Graph, Uses
 from ..ir.loops.nodes import Var
 from ..ir.ops.control import Group
@@ -732,7 +732,7 @@ def grouped(graph: Graph, dims: Sequence[DimName], cx: Context, options: FuseOpt
     return graph.with_results([emitter.materialized(table[id(result)]) for result in graph.results])
 
 
-@graph_pass(gives=[GROUPED], options=FuseOptions())
+@graph_pass(needs=[EXPANDED], gives=[GROUPED], options=FuseOptions())
 def fuse(graph: Graph, cx: Context, options: FuseOptions) -> Graph:
     """Group ops into kernels."""
     return grouped(graph, graph.dims, cx, options)

@@ -1,8 +1,9 @@
 """The pass manager: passes, pipelines, and what can be seen of them.
 
 A pass is a function `(Graph, Context) -> Graph` that says which forms it needs and which it gives or breaks. A pipeline
-is a table of passes with their options, checked when it is built. Running it announces, runs, checks, times and, when
-asked, keeps the text after each pass. `blame` evaluates after every pass and names the first that changed the answer.
+is a table of passes with their options, checked when it is built. Running it announces, runs, checks and times each
+pass, and keeps the graphs before and after it, so that every text and difference can be shown. `blame` evaluates after
+every pass and names the first that changed the answer. Nothing here changes a graph.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from difflib import unified_diff
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from ..ir.errors import CheckFailed, InvalidValue
+from ..ir.dtypes import of as dtype_of
+from ..ir.errors import CheckFailed, InvalidValue, TreadleError
 from ..ir.evaluate import evaluate
 from ..ir.fingerprint import fingerprint
 from ..ir.forms import WELL_FORMED, Form
@@ -57,15 +59,23 @@ class Remark:
         return f"{self.where}: {self.op}: {self.text}{place}"
 
 
+def silent(spelling: str, graph: Graph) -> None:
+    """Announce nothing."""
+
+
 @dataclass
 class Context:
-    """What a pass may ask: the target, the kernels that exist, options; and where it says what it decided."""
+    """What a pass may ask: the target, the kernels that exist, options; and where it says what it decided.
+
+    `announce` is told of every pass, as it is spelt, and of the graph that it gets, before it runs. With `check`, every
+    form that should hold is checked after every pass."""
 
     target: Target
     kernels: Kernels
     check: bool = False
     remarks: list[Remark] = field(default_factory=list)
     running: str = ""
+    announce: Callable[[str, Graph], None] = silent
 
     def remark(self, value: Value, text: str) -> None:
         self.remarks.append(Remark(self.running, value.name, text, value.location))
@@ -110,10 +120,13 @@ class Pass:
     def with_options(self, **options: Any) -> Pass:
         if self.options is None:
             raise InvalidValue(f"pass {self.name} has no options", code="TD0301")
-        known = {f.name: f for f in dataclasses.fields(self.options)}
-        for name in options:
+        known = {f.name: f.default for f in dataclasses.fields(self.options)}
+        for name, value in options.items():
             if name not in known:
                 raise InvalidValue(f"pass {self.name} has no option {name!r}; it has {', '.join(known)}", code="TD0301")
+            if type(value) is not type(known[name]):
+                kind = type(known[name]).__name__
+                raise InvalidValue(f"pass {self.name}: option {name} is of type {kind}, not {value!r}", code="TD0301")
         return dataclasses.replace(self, options=dataclasses.replace(self.options, **options))
 
 
@@ -156,45 +169,61 @@ class Step:
 
 @dataclass(frozen=True)
 class Pipeline:
-    """A sequence of passes. Building it checks that each need is given earlier and not broken since."""
+    """A sequence of passes. Building it checks that each need is given earlier and not broken since; `held` are the
+    forms that the graphs it is run on have to begin with."""
 
     name: str
     passes: tuple[Pass, ...]
+    held: tuple[Form, ...] = ()
 
     def __post_init__(self) -> None:
-        held: list[Form] = []
+        held = self.held
         for each in self.passes:
             for need in each.needs:
                 if need not in held:
                     raise CheckFailed(
                         f"pipeline {self.name}: {each.name} needs {need}, which no pass before it gives", code="TD0302"
                     )
-            held = [form for form in held if form not in each.breaks]
-            held += [form for form in each.gives if form not in held]
+            held = after(each, held)
 
     def run(self, graph: Graph, cx: Context, *, until: str | None = None) -> list[Step]:
-        """The steps, in order; the last one's `after` is the result. `until` stops after the first pass of that
-        name."""
+        """The steps, in order; the last one's `after` is the result. `until` stops after the first pass of that name.
+
+        Raises CheckFailed where a pass changes what the graph takes or yields (TD0307) and, with `cx.check`, where a
+        form does not hold after it (TD0250)."""
         steps: list[Step] = []
-        held: list[Form] = []
+        held = self.held
         for each in self.passes:
+            cx.announce(each.spelling, graph)
             said = len(cx.remarks)
             start = time.perf_counter()
-            after = each(graph, cx)
+            found = each(graph, cx)
             seconds = time.perf_counter() - start
-            held = [form for form in held if form not in each.breaks]
-            held += [form for form in each.gives if form not in held]
+            if (found.param_types, found.result_types) != (graph.param_types, graph.result_types):
+                raise CheckFailed(
+                    f"{graph.name}: {each.spelling} changes the types of parameters or results", code="TD0307"
+                )
+            held = after(each, held)
             if cx.check:
                 for form in (WELL_FORMED, *held):
-                    form.check(after, cx.kernels.keeps)
-            changed = after is not graph and (
-                len(after.order) != len(graph.order) or fingerprint(after) != fingerprint(graph)
+                    form.check(found, cx.kernels.keeps, after=each.spelling)
+            changed = found is not graph and (
+                len(found.order) != len(graph.order) or fingerprint(found) != fingerprint(graph)
             )
-            steps.append(Step(each.spelling, seconds, graph, after, changed, tuple(cx.remarks[said:])))
-            graph = after
+            steps.append(Step(each.spelling, seconds, graph, found, changed, tuple(cx.remarks[said:])))
+            graph = found
             if each.name == until:
                 break
         return steps
+
+
+def after(each: Pass, held: tuple[Form, ...]) -> tuple[Form, ...]:
+    """The forms that hold after a pass, of those that held before it and those that it gives."""
+    kept = tuple(form for form in held if form not in each.breaks)
+    return kept + tuple(form for form in each.gives if form not in kept)
+
+
+Outcome: TypeAlias = tuple[Any, ...] | str  # results, or the code of the error that evaluating raises
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,22 +239,35 @@ class Verdict:
         return f"{self.step.name} changed the answer by {self.error:.3g}\n{self.step.diff()}"
 
 
-def blame(steps: Sequence[Step], args: Sequence[Any], *, tolerance: float = 1e-5) -> Verdict:
+def blame(steps: Sequence[Step], args: Sequence[Any], *, tolerance: float | None = None) -> Verdict:
     """Evaluate before the first pass and after every one on `args`, and name the first that changed the answer.
 
-    The difference is relative to the magnitude of the expected values, compared with `tolerance` (floats) or exactly.
+    Integers and bools must stay the same, and so must an error. Floats may differ by `tolerance` (what other roundings
+    explain in the result's type, if not given), relative to the largest finite expected element.
     """
     worst = 0.0
-    expected = evaluate(steps[0].before, *args)
+    expected = outcome(steps[0].before, args) if steps else ()
     for step in steps:
         if not step.changed:
             continue
-        found = evaluate(step.after, *args)
-        error = max((largest_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
-        if error > tolerance:
-            return Verdict(step, error)
-        worst = max(worst, error)
+        found = outcome(step.after, args)
+        if isinstance(expected, str) or isinstance(found, str):
+            if expected != found:
+                return Verdict(step, float("inf"))
+            continue
+        for a, b in zip(expected, found, strict=True):
+            error = largest_difference(a, b)
+            if error > (rounding(a.dtype) if tolerance is None else tolerance):
+                return Verdict(step, error)
+            worst = max(worst, error)
     return Verdict(None, worst)
+
+
+def outcome(graph: Graph, args: Sequence[Any]) -> Outcome:
+    try:
+        return evaluate(graph, *args)
+    except TreadleError as error:
+        return error.code
 
 
 def largest_difference(expected: Any, found: Any) -> float:
@@ -236,7 +278,7 @@ def largest_difference(expected: Any, found: Any) -> float:
         return float("inf")
     if a.size == 0:
         return 0.0
-    if a.dtype.kind not in "fcV":
+    if dtype_of(a.dtype).kind not in ("float", "complex"):
         return 0.0 if np.array_equal(a, b) else float("inf")
     wide = np.complex128 if a.dtype.kind == "c" else np.float64
     x, y = a.astype(wide), b.astype(wide)
@@ -247,3 +289,14 @@ def largest_difference(expected: Any, found: Any) -> float:
         scale = np.max(np.abs(x[np.isfinite(x)]), initial=0.0) or 1.0
         error = np.where(same, 0.0, np.abs(x - y) / scale)
     return float("inf") if np.isnan(error).any() else float(error.max())
+
+
+def rounding(dtype: np.dtype[Any]) -> float:
+    """What other roundings explain, relative to the largest element: many units of long floats, a few of short ones."""
+    if dtype_of(dtype).kind not in ("float", "complex"):
+        return 0.0
+    one = np.ones((), dtype.type(0).real.dtype)
+    unit = 1.0
+    while float((one + np.asarray(unit / 2, one.dtype)).astype(one.dtype)) != 1.0:
+        unit /= 2
+    return float(unit**0.75)

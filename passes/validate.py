@@ -88,7 +88,7 @@ class Terms:
         self.steps += 1
         if self.steps > MOST_STEPS:
             raise _TooLong
-        term = hashlib.sha256(f"{self.structure(body)} {args!r}".encode()).hexdigest()[:24]
+        term = hashlib.sha256(f"{self.structure(body)} {tuple(args)!r}".encode()).hexdigest()[:24]
         return [whole(f"{term}.{i}", self.bytes(kind)) for i, kind in enumerate(body.result_types)]
 
     def number(self, value: int) -> Rope:

@@ -20,7 +20,7 @@ from types import FrameType
 import hypothesis
 import pytest
 
-pytest_plugins = ("text_cases",)
+pytest_plugins = ("text_cases", "round_trip")
 
 HERE = Path(__file__).parent
 STDERR = pytest.StashKey[int]()

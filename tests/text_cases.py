@@ -13,11 +13,17 @@
 
 Cases are separated by a line of dashes. After `=>` stand the passes, spelt as on the command line and applied
 from left to right: `=> identities, fuse(limit=64) --target x86-64:avx2`. Below it stands what must come out:
-what the passes said (`# fuse: add: not fused: two users`) and the graph, or the error that must be raised. A
+what the passes said (`# fuse: add: not fused: two users`) and the text, or the error that must be raised. A
 case without `=>` must come out of the parser and the printer as it went in.
 
-`run` lines are checked by evaluating the graph before and after; `==` is exact (NaN equals NaN), `~=` allows
-what rounding in the result's type explains. A plain number stands for an array full of it. The command
+The kernels that fusion may ask for are those of the code generator for the target (`generic:v128` unless another is
+named), as on the command line; with `--kernels any` there is one for everything and with `--kernels none` for nothing
+but single ops, so that a case shows what the pass wants by itself. A last `program`, or `program(donated=[(0, 1)])`
+with pairs of result and argument, makes the program of the grouped graph. A program may also be given; `=> check` then
+asks the independent checker.
+
+`run` lines are checked by evaluating the graph before and after, and the program; `==` is exact (NaN equals NaN), `~=`
+allows what rounding in the result's type explains. A plain number stands for an array full of it. The command
 `pytest tests --update` writes what came out below `=>`, but never a `run` line: only a person can say what a
 function should return.
 """
@@ -111,29 +117,23 @@ def text_of(cases: list[Case]) -> str:
 
 def parse(text: str) -> Any:
     from treadle.ir.parse import parse_graph
+    from treadle.ir.program_text import parse_program
 
-    return parse_graph(text)
-
-
-def apply(passes: str, graph: Any) -> tuple[list[str], Any]:
-    """What the passes said, and what they made of `graph`."""
-    from treadle.ir import target as targets
-    from treadle.passes.manager import Context
-    from treadle.passes.pipelines import find
-
-    spelling, _, target = passes.partition(" --target ")
-    cx = Context(targets.parse(target.strip() or "generic:v128"), NoKernels())
-    for call in calls(spelling):
-        each = find(call.name)
-        graph = (each.with_options(**call.options) if call.options else each)(graph, cx)
-    return [f"# {remark}" for remark in cx.remarks], graph
+    return parse_program(text) if text.startswith("program") else parse_graph(text)
 
 
-class NoKernels:
-    """A code generator that knows only plain loops: cases show what the passes choose by themselves."""
+STAGE = re.compile(r"(?P<passes>.*?)(?:^|,\s*)program(?:\((?P<options>.*)\))?")
+WORDS = re.compile(r"\s--(?P<name>target|kernels)\s+(?P<value>\S+)")
+
+
+class AllKernels:
+    """A code generator that has a kernel for every group, or for single ops alone."""
+
+    def __init__(self, answer: bool) -> None:
+        self.answer = answer
 
     def accepts(self, group: object) -> bool:
-        return False
+        return self.answer
 
     def keeps(self, op: object) -> bool:
         return False
@@ -142,42 +142,63 @@ class NoKernels:
         return ()
 
 
-@dataclass(frozen=True)
-class PassCall:
-    name: str
-    options: dict[str, Any]
+def context(target_name: str, kernels: str) -> Any:
+    from treadle.frontend.compile import Compilation
+    from treadle.ir.graph import Graph
+    from treadle.ir.target import parse as parse_target
+    from treadle.passes.manager import Context
+
+    target = parse_target(target_name)
+    if kernels:
+        return Context(target, AllKernels({"any": True, "none": False}[kernels]), check=True)
+    return Compilation(Graph("empty", (), ()), target, check=True).context
 
 
-def calls(spelling: str) -> list[PassCall]:
-    """`identities, fuse(limit=64)` read as Python reads it."""
-    tree = ast.parse(f"({spelling},)", mode="eval").body
-    assert isinstance(tree, ast.Tuple)
-    found = []
-    for element in tree.elts:
-        match element:
-            case ast.Name(id=name):
-                found.append(PassCall(name, {}))
-            case ast.Call(func=ast.Name(id=name), args=[], keywords=keywords):
-                found.append(PassCall(name, {str(k.arg): ast.literal_eval(k.value) for k in keywords}))
-            case _:
-                raise BadCase(f"not a pass: {ast.unparse(element)}")
-    return found
+def apply(text: str, graph: Any) -> tuple[list[str], Any]:
+    """What the passes said, and what they made of `graph`. Forms, and what a program computes, are checked as well."""
+    from treadle.ir.program_check import check
+    from treadle.passes.buffers import to_program
+    from treadle.passes.pipelines import given
+
+    if text == "check":
+        check(graph)
+        return [], graph
+    words = {found["name"]: found["value"] for found in WORDS.finditer(text)}
+    spelling = WORDS.sub("", text).strip()
+    cx = context(words.get("target", "generic:v128"), words.get("kernels", ""))
+    planned = STAGE.fullmatch(spelling)
+    if planned:
+        spelling = planned["passes"]
+    for step in given(spelling, graph, cx.kernels.keeps).run(graph, cx):
+        graph = step.after
+    if planned:
+        tree = ast.parse(f"dict({planned['options'] or ''})", mode="eval").body
+        assert isinstance(tree, ast.Call)
+        options = {str(each.arg): ast.literal_eval(each.value) for each in tree.keywords}
+        graph = (graph, *to_program(graph, cx, **options))
+    return [f"# {remark}" for remark in cx.remarks], graph
 
 
 def outcome(case: Case) -> tuple[tuple[str, ...], list[Any]]:
     """The lines that come out of a case, and the graphs on which its `run` lines must hold."""
     from treadle.ir.errors import TreadleError
+    from treadle.ir.graph import Graph
+    from treadle.ir.program_text import show as show_program
     from treadle.ir.text import show
 
     try:
-        graph = parse("\n".join(case.given) + "\n")
-        said, result = apply(case.passes, graph) if case.passes is not None else ([], graph)
+        given = parse("\n".join(case.given) + "\n")
+        said, result = apply(case.passes, given) if case.passes is not None else ([], given)
     except TreadleError as error:
         return tuple(f"error {error}".splitlines()), []
-    for each in (graph, result):
-        text = show(each, data=True)
-        assert show(parse(text), data=True) == text, "printing and parsing changes the text"
-    return (*said, *show(result).splitlines()), [graph, result]
+    stages = [given]
+    if isinstance(result, tuple):
+        stages += [result[0], result[1:]]
+        text = show_program(result[1])
+    else:
+        stages.append(result)
+        text = show(result) if isinstance(result, Graph) else show_program(result)
+    return (*said, *text.splitlines()), stages
 
 
 # Run lines.
@@ -200,16 +221,22 @@ def array_of(value: Any, given: Any) -> Any:
 TOLERANCE = {"float16": 4e-3, "float32": 1e-5, "complex64": 1e-5, "float64": 1e-12, "complex128": 1e-12}
 
 
-def check_run(line: str, graph: Any) -> None:
+def check_run(line: str, stage: Any) -> None:
+    """`stage` is a graph, or a program with the data of its constants."""
     from treadle.ir.evaluate import evaluate
+    from treadle.ir.graph import Graph
+    from treadle.ir.program_evaluate import run
 
     found = RUN.fullmatch(line)
     if found is None:
         raise BadCase(f"not of the form `run f(1.0) == 2.0`: {line}")
+    graph, constants = stage if isinstance(stage, tuple) else (stage, ())
     assert found["name"] == graph.name, f"the graph is called {graph.name}: {line}"
     arguments = literal(found["arguments"][:-1] + ",)") if found["arguments"] != "()" else ()
-    values = [array_of(value, p.given) for value, p in zip(arguments, graph.params, strict=True)]
-    results = evaluate(graph, *values)
+    is_graph = isinstance(graph, Graph)
+    kinds = graph.param_types if is_graph else [buffer.type for buffer in graph.inputs]
+    values = [array_of(value, kind) for value, kind in zip(arguments, kinds, strict=True)]
+    results = evaluate(graph, *values) if is_graph else run(graph, constants, *values)
     wanted = literal(found["expected"])
     if len(results) == 1:
         wanted = (wanted,)
@@ -223,7 +250,7 @@ def check_run(line: str, graph: Any) -> None:
         else:
             error = TOLERANCE.get(one.dtype.name, 3e-2)
             good = np.allclose(one.astype(kind), expected.astype(kind), error, error, equal_nan=True)
-        assert good, f"{line}\nthe graph gives {one.tolist()}:\n{graph}"
+        assert good, f"{line}\n{'the graph' if is_graph else 'the program'} gives {one.tolist()}:\n{graph}"
 
 
 # Collection.
@@ -260,16 +287,18 @@ class TextCase(pytest.Item):
 
     def runtest(self) -> None:
         case = self.file.cases[self.number]
-        found, graphs = outcome(case)
+        found, stages = outcome(case)
         expected = case.given if case.passes is None else case.expected
         if found != expected:
             if self.config.getoption("--update"):
                 self.file.rewrite(self.number, found)
             else:
                 raise Different("\n".join(unified_diff(expected, found, "expected", "found", lineterm="")))
+        if case.runs and found and found[0].startswith("error "):
+            raise BadCase("nothing is run where an error is raised")
         for line in case.runs:
-            for graph in graphs:
-                check_run(line, graph)
+            for stage in stages:
+                check_run(line, stage)
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         case = self.file.cases[self.number]

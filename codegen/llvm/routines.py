@@ -81,6 +81,8 @@ def joined(w: Writer, parts: list[Value], lanes: int) -> Value:
 
 def shuffle(w: Writer, x: Value, y: Value, numbers: list[int]) -> Value:
     """Lanes picked by number from x and then y; -1 is any lane."""
+    if y is x:
+        numbers = [n % x.lanes if n >= 0 else n for n in numbers]
     mask = ", ".join([f"i32 {n}" if n >= 0 else "i32 poison" for n in numbers])
     other = y.text if y is not x else "poison"
     text = f"shufflevector {x.typed}, {x.type} {other}, <{len(numbers)} x i32> <{mask}>"

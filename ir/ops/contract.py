@@ -724,7 +724,8 @@ class ArgWindow(Op):
 
 
 class TakeWindow(Op):
-    """The element of each window of `x` that stands at offset `choice` (see `ArgWindow`); 0 where that is padding.
+    """The element of each window of `x` that stands at offset `choice` (see `ArgWindow`); 0 where that is padding, or
+    outside the window.
 
     Linear in x: the tangent of max pooling. Windows as `ReduceWindow`. Errors: TD0169 (choice), and theirs.
     """
@@ -758,7 +759,9 @@ class TakeWindow(Op):
     def evaluate(self, x: Array, choice: Array) -> Array:
         windows = _window_arrays(self, x, self.shape, 0)
         flat = windows.reshape(*windows.shape[: x.ndim], math.prod(self.window))
-        return np.take_along_axis(flat, choice[..., None].astype(np.int64), axis=-1)[..., 0]
+        inside = (choice >= 0) & (choice < math.prod(self.window))
+        taken = np.take_along_axis(flat, np.where(inside, choice, 0)[..., None].astype(np.int64), axis=-1)[..., 0]
+        return np.where(inside, taken, np.zeros((), x.dtype))
 
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         numbers = (self.window, self.strides, self.padding, self.dilation, self.x_dilation)
@@ -805,8 +808,8 @@ class SpreadWindow(Op):
 
     def evaluate(self, x: Array, choice: Array) -> Array:
         shape = tuple(map(_int, self.to))
-        offset = np.unravel_index(choice, self.window) if shape else ()
-        inside = np.ones(x.shape, np.bool_)
+        inside = (choice >= 0) & (choice < math.prod(self.window))
+        offset = np.unravel_index(np.where(inside, choice, 0), self.window) if shape else ()
         flat = np.zeros(x.shape, np.int64)
         for i, here in enumerate(np.indices(x.shape)):
             where = here * self.strides[i] + offset[i] * self.dilation[i] - _int(self.padding[i][0])

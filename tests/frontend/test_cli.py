@@ -118,3 +118,12 @@ def test_misspelt_functions(net: str, capsys: pytest.CaptureFixture[str]) -> Non
 def test_arguments() -> None:
     assert parse_argument("f32[1,B]").shape[0] == 1
     assert parse_argument("3") == 3 and parse_argument("2.5") == 2.5
+
+
+# The passes of one dump are chosen and set on its command line, as they print.
+def test_dump_of_chosen_passes(net: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = run(capsys, "dump", net, *ARGS, "--passes", "expand, fuse(limit=1)")
+    assert text.count(" = group ") == text.count("body = graph") > 2
+    assert "# fuse(limit=1): " in run(capsys, "dump", net, *ARGS, "--passes", "expand, fuse(limit=1)", "--all")
+    assert main(["dump", net, *ARGS, "--passes", "fuse(limit='x')"]) == 1
+    assert "TD0301" in capsys.readouterr().err

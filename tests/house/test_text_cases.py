@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import text_cases
-from text_cases import BadCase, Case, PassCall, calls, cases_of, literal, text_of
+from text_cases import BadCase, Case, cases_of, literal, text_of
 
 TWO = """\
 # adding nothing changes nothing
@@ -50,14 +50,6 @@ def test_a_case_must_say_why() -> None:
     """A golden text without a reason is one that nobody dares to change."""
     with pytest.raises(BadCase, match=r"line 3: .*why"):
         cases_of("\n\ngraph f:\n  return %x\n")
-
-
-def test_passes_are_spelt_as_on_the_command_line() -> None:
-    """One spelling for cases, for dumps and for the shell."""
-    assert calls("identities, fuse(limit=64, deep=True)") == [
-        PassCall("identities", {}),
-        PassCall("fuse", {"limit": 64, "deep": True}),
-    ]
 
 
 def test_literals_know_nan_and_inf_and_nothing_else() -> None:

@@ -1,5 +1,7 @@
-"""Random graphs for the passes that choose groups and places: shapes that fuse, values with several readers, views,
-joins, updates in place, control flow; with known sizes and with symbolic ones."""
+"""Random graphs. `cases` are for the passes that choose groups and places: shapes that fuse, values with several
+readers, views, joins, updates in place, control flow; with known sizes and with symbolic ones, all f32 and tame.
+`table_cases` are built from the rows of the op table, so that a new op is in them from its first day: any dtype, any
+attribute, special values."""
 
 from __future__ import annotations
 
@@ -9,14 +11,16 @@ from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
+from sample import Sample
+from table import BY_OP
 
 from treadle.ir import target as targets
 from treadle.ir.dims import Dim, DimName, symbol
 from treadle.ir.dtypes import bool_, f32, i64
-from treadle.ir.graph import Graph, from_function
+from treadle.ir.graph import Graph, from_function, inline
 from treadle.ir.ops.contract import Dot
 from treadle.ir.ops.control import Scan, Switch, While
-from treadle.ir.ops.elementwise import Abs, Convert, Exp, Maximum, Select, Tanh
+from treadle.ir.ops.elementwise import Abs, Convert, Exp, Maximum, Real, Select, Tanh
 from treadle.ir.ops.indexing import DynamicUpdate, Gather, Scatter, Sort
 from treadle.ir.ops.movement import Broadcast, Concatenate, Copy, Iota, Pad, Reshape, Reverse, Slice, Transpose
 from treadle.ir.ops.reduce import CumSum, Max, Sum
@@ -286,3 +290,106 @@ def cases(draw: Callable[[Any], Any], *, symbolic: bool | None = None, steps: in
         shape = tuple(d if type(d) is int else count for d in param.shape)
         args.append(rng.standard_normal(shape).astype(np.float32))
     return Case(Graph("random", tuple(params), results, dims), tuple(args))
+
+
+# From the op table.
+
+
+@dataclass(frozen=True)
+class Bound:
+    """How far compiled code may be from the evaluator; None for values that say nothing about that any more."""
+
+    ulp: float = 0.0
+    atol: float = 0.0
+
+
+EXACT = Bound()
+# What only moves elements leaves them as good as they were.
+MOVES = ("broadcast", "reshape", "transpose", "slice", "concatenate", "reverse", "copy", "stop_gradient")
+
+
+def is_tame(sample: Sample) -> bool:
+    """Whether a row can be part of a graph with known sizes, and be applied to other values than its own."""
+    return not sample.sizes and not sample.build().dims
+
+
+def needs_own_inputs(graph: Graph) -> bool:
+    """Whether the op promises something of its operands, or fails on some."""
+    return any(value.can_fail or "promised" in map(str, dict(value.attributes()).values()) for value in graph.ops)
+
+
+ROWS: dict[str, list[Sample]] = {
+    op: tame for op, rows in BY_OP.items() if (tame := [row for row in rows if is_tame(row)])
+}
+
+
+class _TableMaker:
+    """Strings ops of the table together. Operands are the row's own inputs, as new parameters, or values at hand,
+    brought into the type that the row takes. With `stated`, what has been rounded once is only moved from then on, so
+    that the bounds of the rows are those of the results."""
+
+    def __init__(self, draw: Callable[[Any], Any], *, stated: bool) -> None:
+        self.draw = draw
+        self.stated = stated
+        self.params: list[Parameter] = []
+        self.args: list[Any] = []
+        self.values: list[tuple[Value, Bound]] = []
+
+    def step(self) -> None:
+        op = self.draw(st.sampled_from(sorted(ROWS)))
+        sample = self.draw(st.sampled_from(ROWS[op]))
+        graph = sample.build()
+        bound = Bound(sample.ulp, sample.atol)
+        usable = [(v, b) for v, b in self.values if not self.stated or b == EXACT or (op in MOVES and bound == EXACT)]
+        own = not usable or needs_own_inputs(graph) or (self.stated and sample.atol > 0) or self.draw(st.booleans())
+        operands: list[Value] = []
+        for param, array in zip(graph.params, sample.arrays(), strict=True):
+            if own or not self.draw(st.integers(0, 3)):
+                operands.append(self.parameter(param.given, array))
+            else:
+                value, was = self.draw(st.sampled_from(usable))
+                operands.append(fitted(value, param.given))
+                bound = Bound(max(bound.ulp, was.ulp), max(bound.atol, was.atol))
+        self.values += [(result, bound) for result in inline(graph, operands)]
+
+    def parameter(self, kind: TensorType, array: Any) -> Value:
+        self.params.append(Parameter(f"x{len(self.params)}", kind))
+        self.args.append(np.asarray(array))
+        return self.params[-1]
+
+
+def fitted(value: Value, kind: TensorType) -> Value:
+    """A value made from another one, of another type."""
+    if value.dtype is not kind.dtype:
+        if value.dtype.kind == "complex" and kind.dtype.kind != "complex":
+            value = Real(value)
+        value = Convert(value, kind.dtype) if value.dtype is not kind.dtype else value
+    if value.shape == kind.shape:
+        return value
+    have, want = (int(str(t.size)) for t in (value.tensor, kind))
+    if not have:
+        return Full(0, kind)
+    flat = Reshape(value, (have,)) if value.rank != 1 else value
+    if have < want:
+        flat, have = Concatenate((flat,) * -(-want // have), 0), have * -(-want // have)
+    if have > want:
+        flat = Slice(flat, (0,), (want,), (1,))
+    return Reshape(flat, kind.shape) if kind.rank != 1 else flat
+
+
+@dataclass
+class TableCase(Case):
+    """A case with the bound of each result."""
+
+    bounds: tuple[Bound, ...] = ()
+
+
+@st.composite
+def table_cases(draw: Callable[[Any], Any], *, stated: bool = False, steps: int = 5) -> TableCase:
+    """Graphs of up to `steps` rows of the op table, one reading another."""
+    maker = _TableMaker(draw, stated=stated)
+    for _ in range(draw(st.integers(1, steps))):
+        maker.step()
+    results = [maker.values[-1], *(draw(st.sampled_from(maker.values)) for _ in range(draw(st.integers(0, 2))))]
+    graph = Graph("random", tuple(maker.params), tuple(value for value, _ in results))
+    return TableCase(graph, tuple(maker.args), tuple(bound for _, bound in results))

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from sample import agree, around, at_sizes, kind
-from text_cases import NoKernels
+from text_cases import AllKernels
 
 from treadle.ir import dtypes, target
 from treadle.ir.dims import symbol
@@ -66,7 +66,7 @@ LOOSE = identities.with_options(exact=False)
 
 
 def context() -> Context:
-    return Context(target.parse("generic:v128"), NoKernels())
+    return Context(target.parse("generic:v128"), AllKernels(False))
 
 
 def special(dtype: DType, shape: tuple[int, ...], turn: int) -> np.ndarray:

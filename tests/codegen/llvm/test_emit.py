@@ -692,6 +692,15 @@ def test_complex_kernels(target: str, dtype: DType) -> None:
         agree(target, k, {"x": numbers(dtype, n, m), "w": numbers(dtype, 1)}, pool.context(3), n=n, m=m)
 
 
+# Both parts are one value: lanes picked from it a second time are still its lanes.
+@targets
+def test_complex_of_one_value(target: str) -> None:
+    twice = Binary("complex", Var("x_v", f32), Var("x_v", f32))
+    body = vector("v", 0, 5, 8, Let("x_v", load("x", V)), Store("y", (V,), twice))
+    k = kernel("twice", [array("x", 5), array("y", 5, dtype=c64, role="out")], "", body)
+    agree(target, k, {"x": numbers(f32, 5)})
+
+
 @targets
 def test_failures_inside_tasks(target: str) -> None:
     k = kernel(

@@ -234,7 +234,7 @@ def _chosen(op: str, numbers: tuple[object, ...], x: Value, t: Value) -> Value:
 
 
 def _smooth_choice(op: str, shape: str, numbers: tuple[Any, ...], label: str) -> Sample:
-    """Any offsets in the windows as choice, padding among them: the op is linear whatever is chosen."""
+    """Any offsets as choice, padding and the outside of the window among them: the op is linear whatever is chosen."""
     windows = ArgWindow(Parameter("x", kind(f"f64{shape}")), True, *numbers).tensor
     large, small = (f"f64[{','.join(map(str, v))}]" for v in (kind(f"f64{shape}").shape, windows.shape))
 
@@ -244,7 +244,7 @@ def _smooth_choice(op: str, shape: str, numbers: tuple[Any, ...], label: str) ->
 
     def inputs(rng: np.random.Generator) -> list[np.ndarray]:
         (x,) = random_inputs(large if op == "take_window" else small)(rng)
-        choice = rng.integers(0, math.prod(numbers[0]), windows.shape)  # type: ignore[arg-type]
+        choice = rng.integers(-1, math.prod(numbers[0]) + 1, windows.shape)  # type: ignore[arg-type]
         return [x, choice.astype(np.int32)]
 
     types = (large if op == "take_window" else small, str(windows))
