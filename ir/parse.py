@@ -7,10 +7,14 @@ Every error says line, column and what was expected there.
 from __future__ import annotations
 
 import base64
+import inspect
 import re
+import sys
 import zlib
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from functools import cache
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 import numpy as np
 
@@ -30,19 +34,49 @@ _NAME = re.compile(r"%[\w.]+")
 _NUMBER = re.compile(r"[-+]?(?:inf\b|nan\b|0x[0-9a-f]+|(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)")
 _COMPLEX = re.compile(r"\([-+\dinfae.E]+[-+][\dinfae.E+-]*j\)|[-+]?[\d.e]+j")
 _HASH = re.compile(r"#([0-9a-f]{16})")
-_FILE_LINE = re.compile(r"@(.+?):(\d+)(?=\s|$)")
+_FILE_LINE = re.compile(r"@(.*?[^\s/]):(\d+)(?=\s|$)")
 _GRAPH_NAME = re.compile(r"[^\s(]+")
 
 
 def parse_graph(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
     """The graph of a text. `constants` supplies, by hash, data the text only names. Raises ParseError (TD0260 to
-    TD0269)."""
+    TD0270)."""
     reader = Reader(text, constants)
     graph = reader.graph(nested=False)
     reader.skip()
     if reader.position < len(text) and not text.startswith("constants:", reader.position):
         reader.fail("the end of the text")
     return graph
+
+
+@cache
+def hints(name: str) -> dict[str, Any]:
+    """The types of the attributes of the op of this name."""
+    cls = OPS[name]
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names = vars(sys.modules[base.__module__])
+        own = inspect.get_annotations(base)
+        attributes = [field.name for field in cls.schema if field.kind == "attribute" and field.name in own]
+        found |= {name: eval(own[name], dict(names)) for name in attributes}
+    return found
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value that was read is of an attribute's type."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in arguments
+    if origin is Union or origin is UnionType:
+        return any(fits(value, each) for each in arguments)
+    if origin is tuple:
+        if not isinstance(value, tuple):
+            return False
+        inner = arguments[:1] * len(value) if arguments[-1] is ... else arguments
+        return len(inner) == len(value) and all(map(fits, value, inner))
+    if hint is None or hint is NoneType:
+        return value is None
+    return type(value) in ((int, float) if hint is float else (hint,))
 
 
 def embedded_constants(text: str) -> dict[str, Array]:
@@ -278,7 +312,11 @@ class Reader:
                     self.position = start
                     self.fail(f"an attribute of {word} ({', '.join(annotations) or 'it has none'})", code="TD0266")
                 self.expect("=")
+                start = self.skip()
                 fields[name] = self.attribute(annotations[name], " }")
+                if not fits(fields[name], hints(word)[name]):
+                    self.position = start
+                    self.fail(f"{annotations[name].annotation} for {name!r}", code="TD0270")
         self.expect(":")
         start = self.skip()
         declared = self.any_type()
