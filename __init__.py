@@ -30,10 +30,12 @@ NAMES = {
     "evaluate": ("frontend.texts", "evaluate"),
     "TreadleError": ("ir.errors", "TreadleError"),
     "remat": ("frontend.transforms", "checkpoint"),
+    "custom_jvp": ("frontend.custom", "custom_jvp"),
+    "custom_vjp": ("frontend.custom", "custom_vjp"),
 } | {
     name: ("frontend.transforms", name)
     for name in (
-        "checkpoint", "custom_jvp", "custom_vjp", "grad", "hessian", "jacfwd", "jacobian", "jacrev", "jvp",
+        "checkpoint", "grad", "hessian", "jacfwd", "jacobian", "jacrev", "jvp",
         "linearize", "stop_gradient", "value_and_grad", "vjp", "vmap",
     )
 }  # fmt: skip

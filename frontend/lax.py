@@ -22,7 +22,7 @@ from ..ir.ops.control import Scan, Switch, While
 from ..ir.ops.indexing import DynamicSlice, DynamicUpdate, TopK
 from ..ir.types import TensorType
 from ..ir.value import Add, Get, Lt, Parameter, Value
-from . import tree
+from . import transforms, tree
 from .arrays import (
     WEAK,
     axis_of,
@@ -251,11 +251,15 @@ def scan(
     length: Any = None,
     reverse: bool = False,
     unroll: int | bool = 1,
+    checkpoint: int | bool = False,
 ) -> tuple[Any, Any]:
     """`carry, y = f(carry, x)` for each slice x of `xs` along its first axis; the last carry, and the y stacked.
 
-    `unroll` is a hint that this compiler takes from the loop itself.
+    `unroll` is a hint that this compiler takes from the loop itself. With `checkpoint` a derivative backward keeps the
+    carry every so many steps (True: every sqrt(T)) and computes the steps between again. Errors: TD0842, TD0843.
     """
+    if checkpoint:
+        return _in_pieces(f, init, xs, length, reverse, checkpoint)
     carry, carry_tree = _lifted(init)
     slices, x_tree = _lifted(xs)
     steps = _length(slices, x_tree, length)
@@ -280,6 +284,35 @@ def scan(
     last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
     stacked = len(graph.results) - count
     return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)
+
+
+def _in_pieces(f: Any, init: Any, xs: Any, length: Any, reverse: bool, every: int | bool) -> tuple[Any, Any]:
+    """A scan of scans, each of which is a checkpoint; what is left over is run last."""
+    slices, x_tree = _lifted(xs)
+    steps = static_int(_length(slices, x_tree, length), "the number of steps of a scan with checkpoints")
+    size = max(round(steps**0.5), 1) if every is True else static_int(every, "checkpoint")
+    if size < 1:
+        raise InvalidValue(f"scan: a checkpoint every {size} steps", code="TD0843", location=here())
+    count, rest = divmod(steps, size)
+    first, last = (rest, steps) if reverse else (0, count * size)
+
+    def piece(carry: Any, chunk: Any) -> tuple[Any, Any]:
+        return scan(f, carry, x_tree.unflatten(chunk), size, reverse)
+
+    chunks = [_rows(x[first:last], (count, size)) for x in slices]
+    carry, ys = scan(transforms.checkpoint(piece), init, chunks, count, reverse)
+    ys = tree.map(lambda y: _rows(y, None), ys)
+    if rest:
+        others = x_tree.unflatten(x[:rest] if reverse else x[count * size :] for x in slices)
+        carry, more = scan(f, carry, others, rest, reverse)
+        ys = tree.map(lambda a, b: concatenate([b, a] if reverse else [a, b], 0), ys, more)
+    return carry, ys
+
+
+def _rows(x: Tracer, split: tuple[int, int] | None) -> Tracer:
+    """The first axis cut in two, or the first two joined."""
+    lead, kept = ((x.shape[0] * x.shape[1],), 2) if split is None else (split, 1)
+    return wrap(reshape(unwrap(x), (*lead, *x.shape[kept:])))
 
 
 def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:

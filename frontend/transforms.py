@@ -13,31 +13,42 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from ..ir.dims import Dim
 from ..ir.dtypes import i64
 from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch
 from ..ir.graph import Graph, inline, rebuild
+from ..ir.ops.control import Checkpoint
 from ..ir.ops.elementwise import Convert, Eq
 from ..ir.ops.movement import Iota, Reshape, StopGradient, Transpose
 from ..ir.types import TensorType
-from ..ir.value import Parameter, Value, lift
+from ..ir.value import Get, Parameter, Value, lift
 from ..passes import autodiff, batch
+from ..passes import remat as rematerialize
 from . import tree
 from .arguments import signature_of
 from .arrays import lift as lift_array
 from .jit import jit
-from .trace import current, here, operation
+from .trace import LeafSpec, current, here, operation
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
 from .tree import TreeDef
 
 
-def grad(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
+def grad(
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    remat: str | int | None = None,
+) -> Callable[..., Any]:
     """The gradient of a scalar function with respect to argument number `argnums` (several: a tuple of gradients).
 
-    With `has_aux` the function returns (value, aux) and the result is (gradient, aux). Errors: TD0701 when the value is
-    no real scalar, TD0702 when an argument is not made of floats.
+    With `has_aux` the function returns (value, aux) and the result is (gradient, aux). `remat` says what is kept for
+    the way back, as the policy of a `checkpoint` of the whole function. Errors: TD0701 when the value is no real
+    scalar, TD0702 when an argument is not made of floats.
     """
-    both = value_and_grad(fun, argnums, has_aux)
+    both = value_and_grad(fun, argnums, has_aux, remat=remat)
 
     def gradient(*args: Any, **kwargs: Any) -> Any:
         value, gradients = both(*args, **kwargs)
@@ -47,9 +58,15 @@ def grad(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: boo
 
 
 def value_and_grad(
-    fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False
+    fun: Callable[..., Any],
+    argnums: int | Sequence[int] = 0,
+    has_aux: bool = False,
+    *,
+    remat: str | int | None = None,
 ) -> Callable[..., Any]:
     """As `grad`, but (value, gradient); with `has_aux`, ((value, aux), gradient)."""
+    if remat is not None:
+        fun = checkpoint(fun, policy=remat)
     several = not isinstance(argnums, int)
     wanted = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
 
@@ -439,6 +456,61 @@ def stop_gradient(x: Any) -> Any:
     if current() is None:
         return x
     return tree.map(lambda leaf: wrap(StopGradient(unwrap(lift_array(leaf)))), x)
+
+
+def checkpoint(
+    fun: Callable[..., Any],
+    *,
+    policy: str | int | None = None,
+    prevent_cse: bool = True,
+    static_argnums: int | Sequence[int] = (),
+) -> Callable[..., Any]:
+    """`fun`, whose values a derivative backward computes again instead of keeping them.
+
+    `policy` says what is kept all the same: "nothing" (the default), "everything", "dots" (contractions), "min_cut"
+    (the fewest bytes from which no contraction and no loop is computed again), or a number of bytes as "2MB", into
+    which as little computing again as possible is made to fit. Numbers and other arguments that are no arrays steer
+    the trace, so `static_argnums` has nothing to add, and no copy is merged with what it repeats unless both would
+    stand together, so neither has `prevent_cse`. `.frontier(*args)` says what is chosen for these arguments, and prints
+    as a table of the ways to choose that were weighed. Errors: TD0345 for another policy.
+    """
+    spelt = "nothing" if policy is None else str(policy)
+    rematerialize.budget_of(spelt)
+    name = name_of(fun)
+
+    @functools.wraps(fun)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if current() is None:
+            return fun(*args, **kwargs)
+        with operation():
+            flat, structure = tree.flatten((args, kwargs))
+            places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tracer | np.ndarray)]
+            leaves = [lift_array(flat[i]) for i in places]
+            paths = structure.paths("argument ")
+            specs = [
+                LeafSpec(x.weak or "array", unwrap(x).tensor, paths[i]) for x, i in zip(leaves, places, strict=True)
+            ]
+
+            def inside(*given: Tracer) -> Any:
+                whole = list(flat)
+                for i, tracer in zip(places, given, strict=True):
+                    whole[i] = tracer
+                inner_args, inner_kwargs = structure.unflatten(whole)
+                return fun(*inner_args, **inner_kwargs)
+
+            traced = trace_inner(inside, specs, name)
+            made = Checkpoint((*traced.outer, *(unwrap(x) for x in leaves)), traced.graph, spelt)
+            weak = traced.out_weak
+            return traced.out_tree.unflatten(wrap(Get(made, i), weak[i]) for i in range(len(weak)))
+
+    def frontier(*args: Any, **kwargs: Any) -> rematerialize.Choice:
+        graph = jit(fun).trace(*args, **kwargs).graph
+        dots = {id(p): Parameter(p.label, p.given) for p in graph.params if autodiff.differentiable(p)}
+        tangents = [t for t in autodiff.push(graph.results, dots) if t is not None]
+        return rematerialize.choose(graph, tangents, list(dots.values()), spelt)
+
+    call.frontier = frontier  # type: ignore[attr-defined]
+    return call
 
 
 # What all transforms share.

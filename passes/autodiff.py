@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph
 from ..ir.location import at
+from ..ir.ops.control import Checkpoint, Custom, CustomTangent
 from ..ir.ops.families import Composite, Control, Op, Tangent
 from ..ir.types import TensorType
 from ..ir.value import After, Elementwise, Get, Parameter, Value, lift, through
@@ -86,6 +87,10 @@ def tangent_of(value: Value, tangents: tuple[Value | None, ...]) -> Tangent:
         return None if tangents[0] is None else After(tangents[0], value.dependencies)
     if value.linear and all(t is None or i in value.linear for i, t in enumerate(tangents)):
         return _linear_tangent(value, tangents)
+    if isinstance(value, Custom | CustomTangent | Checkpoint):
+        from .autodiff_custom import custom_tangent
+
+        return custom_tangent(value, tangents)  # type: ignore[arg-type]
     if isinstance(value, Control):
         from .autodiff_control import control_tangent
 
@@ -142,6 +147,7 @@ def transpose(
     for value in order:
         if any(id(operand) in moving for operand in value.operands):
             moving.add(id(value))
+    again = Again([value for value in order if id(value) not in moving])
     gathered: dict[int, Value] = dict(into or {})
     tuples: dict[int, list[Value | None]] = {}
     for result, cotangent in zip(results, cotangents, strict=True):
@@ -157,10 +163,63 @@ def transpose(
                     before, seen = several[value.index], gathered[id(value)]
                     several[value.index] = seen if before is None else before + seen
             elif id(value) in tuples:
-                _transpose_control(value, tuple(tuples[id(value)]), moving, gathered)
+                several_seen = tuple(tuples[id(value)])
+                waiting = again.read_by(value, [c for c in several_seen if c is not None])
+                _transpose_control(waiting, several_seen, moving, gathered)
             elif id(value) in gathered:
-                _transpose_op(value, gathered[id(value)], moving, gathered)
+                _transpose_op(again.read_by(value, [gathered[id(value)]]), gathered[id(value)], moving, gathered)
     return [gathered.get(id(w)) for w in wanted]
+
+
+class Again:
+    """What is computed again while cotangents are pulled back: values behind `After(x, ())`, the mark of a checkpoint.
+
+    The first cotangent that needs one is what its chain waits for, so a chain is computed when the way back has come to
+    it, and no sooner; later ones read the same chain.
+    """
+
+    def __init__(self, known: Sequence[Value]) -> None:
+        self.behind = behind_marks(known)
+        self.copies: dict[int, Value] = {}
+
+    def read_by(self, value: Value, cotangents: Sequence[Value]) -> Value:
+        """`value` on operands that are computed again, where they are."""
+        if not any(id(operand) in self.behind for operand in value.operands):
+            return value
+        return value.with_operands(tuple(self._copy(operand, tuple(cotangents)) for operand in value.operands))
+
+    def _copy(self, root: Value, cotangents: tuple[Value, ...]) -> Value:
+        if id(root) not in self.behind:
+            return root
+        stack = [root]
+        while stack:
+            value = stack[-1]
+            if id(value) in self.copies:
+                stack.pop()
+                continue
+            missing = [o for o in value.operands if id(o) in self.behind and id(o) not in self.copies]
+            if missing:
+                stack.extend(reversed(missing))
+                continue
+            stack.pop()
+            with at(value.origin):
+                if isinstance(value, After) and not value.dependencies:
+                    self.copies[id(value)] = After(value.x, cotangents)
+                else:
+                    self.copies[id(value)] = value.with_operands(
+                        tuple(self.copies.get(id(operand), operand) for operand in value.operands)
+                    )
+        return self.copies[id(root)]
+
+
+def behind_marks(order: Sequence[Value]) -> set[int]:
+    """The ids of the values that depend on an `After(x, ())`, these included; operands come before readers."""
+    behind: set[int] = set()
+    for value in order:
+        mark = isinstance(value, After) and not value.dependencies
+        if mark or any(id(operand) in behind for operand in value.operands):
+            behind.add(id(value))
+    return behind
 
 
 def _add(gathered: dict[int, Value], value: Value, cotangent: Value) -> None:
@@ -173,6 +232,8 @@ def _transpose_op(value: Value, seen: Value, moving: set[int], gathered: dict[in
         if id(operand) not in moving or (isinstance(value, After) and i > 0):
             continue
         if i in value.linear:
+            if not value.joint and any(id(o) in moving for j, o in enumerate(value.operands) if j != i):
+                raise _not_linear(value)
             before = gathered.get(id(operand))
             if before is not None and isinstance(value, Op):
                 gathered[id(operand)] = value.accumulate_transpose(before, seen, i)
@@ -180,11 +241,37 @@ def _transpose_op(value: Value, seen: Value, moving: set[int], gathered: dict[in
             back: Value | None = value.transpose(seen, i)  # type: ignore[attr-defined]
         elif isinstance(value, Elementwise):
             partial = value.partials()[i]
+            if partial is not None and _reads_moving(partial, value, moving):
+                raise _not_linear(value)
             back = None if partial is None else through(seen, partial)
         else:
-            raise Unsupported(f"{value.name} has no transpose in operand {i}", code="TD0340", location=value.location)
+            raise _not_linear(value)
         if back is not None:
             _add(gathered, operand, back)
+
+
+def _not_linear(value: Value) -> Unsupported:
+    return Unsupported(
+        f"{value.name} is not linear in the tangents that it is given",
+        code="TD0340",
+        location=value.location,
+        edit="a derivative of your own must be linear in the tangents, one backward in the cotangents",
+    )
+
+
+def _reads_moving(partial: Value, value: Value, moving: set[int]) -> bool:
+    """Whether a partial derivative of `value`, built from it and its operands, depends on what moves."""
+    ends = {id(value): True} | {id(operand): id(operand) in moving for operand in value.operands}
+    stack, seen = [partial], set[int]()
+    while stack:
+        part = stack.pop()
+        if id(part) in ends:
+            if ends[id(part)]:
+                return True
+        elif id(part) not in seen:
+            seen.add(id(part))
+            stack.extend(part.operands)
+    return False
 
 
 def _transpose_control(
@@ -192,9 +279,14 @@ def _transpose_control(
 ) -> None:
     assert isinstance(value, Control)
     from .autodiff_control import control_transpose
+    from .autodiff_custom import custom_transpose
 
     mask = tuple(id(operand) in moving for operand in value.operands)
-    for operand, back in zip(value.operands, control_transpose(value, seen, mask), strict=True):
+    if isinstance(value, CustomTangent):
+        found = custom_transpose(value, seen, mask)
+    else:
+        found = control_transpose(value, seen, mask)
+    for operand, back in zip(value.operands, found, strict=True):
         if back is not None:
             _add(gathered, operand, back)
 

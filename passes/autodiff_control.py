@@ -1,10 +1,11 @@
 """Derivatives of ops with closed bodies: call, switch, while, scan.
 
 A scan is split. The known part runs forward and stacks what the linear part reads of each step (its residuals: what is
-cheap to compute again from a stacked carry or input is computed again instead). The linear part is a scan of its own
-over those stacks, and its transpose is that scan run backwards. The known part repeats the original scan with more
-outputs; `cleanup` merges the two. Switches compute their branches' known part again in the derivative branch. `while`
-has a tangent, carried beside the values, but no transpose: how often it ran is not known before it has.
+cheap to compute again from a stacked carry or input is computed again instead, and so is what a checkpoint marks). The
+linear part is a scan of its own over those stacks, and its transpose is that scan run backwards. The known part repeats
+the original scan with more outputs; `cleanup` makes one of the two. Switches compute their branches' known part again
+in the derivative branch. `while` has a tangent, carried beside the values, but no transpose: how often it ran is not
+known before it has.
 """
 
 from __future__ import annotations
@@ -275,6 +276,7 @@ def _residuals(dots: Sequence[Value], linear: Sequence[Parameter], params: Seque
     for value in order:
         if any(id(o) in moving for o in value.operands):
             moving.add(id(value))
+    behind = autodiff.behind_marks([value for value in order if id(value) not in moving])
     found: dict[int, Value] = {}
     pending = [o for value in order if id(value) in moving for o in value.operands if id(o) not in moving]
     pending += [d for d in dots if id(d) not in moving]
@@ -286,7 +288,7 @@ def _residuals(dots: Sequence[Value], linear: Sequence[Parameter], params: Seque
         seen.add(id(value))
         if _free(value):
             continue
-        if not isinstance(value, Parameter) and _cheap(value):
+        if not isinstance(value, Parameter) and (id(value) in behind or _cheap(value)):
             pending.extend(value.operands)
         else:
             found[id(value)] = value

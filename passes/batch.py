@@ -16,14 +16,15 @@ from ..ir.dtypes import bool_, i64
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph, inline
 from ..ir.location import at
-from ..ir.ops.control import Call, Scan, Switch, While
+from ..ir.ops.control import Call, CustomJvp, CustomTangent, CustomVjp, Scan, Switch, While
 from ..ir.ops.elementwise import Clamp, Convert, Eq, Select
 from ..ir.ops.families import Composite, Op
 from ..ir.ops.movement import Broadcast, Transpose
 from ..ir.ops.reduce import Any as AnyOf
+from ..ir.ops.reduce import Sum
 from ..ir.types import TensorType
-from ..ir.value import After, Elementwise, Full, Get, Parameter, Value
-from .autodiff import reachable_from
+from ..ir.value import After, Elementwise, Full, Get, Parameter, Value, replace
+from .autodiff import differentiable, reachable_from
 
 # A value and whether it carries the new axis; of a tuple-valued op, one flag per element.
 Flags = bool | tuple[bool, ...]
@@ -94,6 +95,10 @@ def _op(value: Value, operands: tuple[Value, ...], mask: tuple[bool, ...], size:
     match value:
         case Call():
             return _call(value, operands, mask, size)
+        case CustomJvp() | CustomVjp():
+            return _custom(value, operands, mask, size)
+        case CustomTangent():
+            return _custom_tangent(value, operands, mask, size)
         case Switch():
             return _switch(value, operands, mask, size)
         case While():
@@ -124,7 +129,53 @@ def _together(operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) ->
 
 def _call(op: Call, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
     body, flags = batch(op.body, mask, size)
-    return type(op)(operands, body), flags
+    return replace(op, args=operands, body=body), flags
+
+
+def _custom(op: CustomJvp | CustomVjp, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    """The body batched now, the rule when it is asked for. A result has the axis if its value or its tangent does."""
+    _, flags = batch(op.body, mask, size)
+    inner = mask[op.captured :]
+    moving = tuple(m for m, a in zip(inner, op.args[op.captured :], strict=True) if differentiable(a))
+    floats = [differentiable(result) for result in op.body.results]
+    if isinstance(op, CustomJvp):
+
+        def forward() -> Graph:
+            rule: Graph = op.rule()
+            return batch_all(rule, (*inner, *moving), size, [True] * len(rule.results))
+
+        wanted = [f or floating for f, floating in zip(flags, floats, strict=True)]
+        body = batch_all(op.body, mask, size, wanted)
+        return CustomJvp(operands, body, forward, op.captured), tuple(wanted)
+
+    def both() -> tuple[Graph, Graph]:
+        ahead, back = op.rule()
+        count = len(op.body.results)
+        _, found = batch(ahead, inner, size)
+        kept = found[count:]
+        ahead = batch_all(ahead, inner, size, (*wanted, *kept))
+        return ahead, _summed(back, (*kept, *(True for f in floats if f)), moving, size)
+
+    wanted = [f or floating for f, floating in zip(flags, floats, strict=True)]
+    body = batch_all(op.body, mask, size, wanted)
+    return CustomVjp(operands, body, both, op.captured), tuple(wanted)
+
+
+def _summed(graph: Graph, mask: Sequence[bool], batched: Sequence[bool], size: Dim) -> Graph:
+    """`graph` batched, with the results that are not marked in `batched` summed over the new axis: cotangents of what
+    all members share."""
+    made = batch_all(graph, mask, size, [True] * len(graph.results))
+    results = [r if b else Sum(r, (0,)) for r, b in zip(made.results, batched, strict=True)]
+    return made.with_results(results)
+
+
+def _custom_tangent(op: CustomTangent, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    count = len(op.residuals)
+    results = len(op.backward.params) - count
+    backward = _summed(op.backward, (*mask[:count], *[True] * results), mask[count:], size)
+    forward = tuple(batch_all(graph, mask, size, [True] * results) for graph in op.forward)
+    made = CustomTangent(operands[:count], operands[count:], backward, forward)
+    return made, (True,) * results
 
 
 def _switch(op: Switch, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:

@@ -25,16 +25,54 @@ from ..ir.text import digest
 from ..ir.value import After, Constant, DimSize, Full, Get, Value, replace
 from .join import join
 from .manager import Context, graph_pass
-from .rewrite import in_bodies
+from .rewrite import in_all_bodies, in_bodies
 
 
 @graph_pass()
 def cleanup(graph: Graph, cx: Context) -> Graph:
     """Merge values that are the same; prune control ops."""
+    graph = without_idle_waits(graph)
     # What is pruned lets more be merged, and the other way round. Each round leaves less.
     while (after := prune(join(merge(graph), merge))) is not graph:
         graph = after
     return graph
+
+
+def without_idle_waits(graph: Graph) -> Graph:
+    """The graph whose `After` wait only for what is computed at all: for parameters and constants there is nothing to
+    wait, and a wait is no reason to compute what nobody else reads. What a checkpoint computes again is then merged
+    with what was computed first, where both would stand together anyway."""
+    graph = in_all_bodies(graph, without_idle_waits)
+    if not any(isinstance(value, After) for value in graph.ops):
+        return graph
+    live = {id(result) for result in graph.results}
+    known: set[int] = set()
+    for value in reversed(graph.ops):
+        if id(value) in live:
+            live.update(map(id, (value.x,) if isinstance(value, After) else value.operands))
+    for value in graph.ops:
+        if all(id(operand) in known for operand in value.operands):
+            known.add(id(value))
+    given = set(map(id, graph.params))
+
+    def idle(value: Value) -> bool:
+        return id(value) in given or id(value) in known or id(value) not in live
+
+    memo: dict[int, Value] = {id(param): param for param in graph.params}
+    for value in graph.ops:
+        if id(value) in live:
+            with at(value.origin):
+                if isinstance(value, After):
+                    waits = tuple(d for d in value.dependencies if not idle(d))
+                    if not waits:
+                        memo[id(value)] = memo[id(value.x)]
+                        continue
+                    operands = (memo[id(value.x)], *(memo[id(d)] for d in waits))
+                    same = len(waits) == len(value.dependencies)
+                    memo[id(value)] = value.with_operands(operands) if same else After(operands[0], operands[1:])
+                else:
+                    memo[id(value)] = value.with_operands(tuple(memo[id(operand)] for operand in value.operands))
+    return graph.with_results([memo[id(result)] for result in graph.results])
 
 
 # --- merging ------------------------------------------------------------------------------------------------------
@@ -201,7 +239,10 @@ def _call(op: Call, wanted: Sequence[int]) -> Plan:
     if not chosen:
         return Plan(None, (), results)
     left = _restricted(body, kept, chosen)
-    return Plan(type(op)(tuple(op.args[i] for i in kept), left), tuple(kept), results)
+    args = tuple(op.args[i] for i in kept)
+    found = replace(op, args=args, body=left)
+    assert isinstance(found, Call)
+    return Plan(found, tuple(kept), results)
 
 
 def _switch(op: Switch, wanted: Sequence[int]) -> Plan:

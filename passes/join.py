@@ -18,7 +18,7 @@ from ..ir.graph import Graph, rebuild
 from ..ir.location import at
 from ..ir.ops.control import Scan, Switch, While
 from ..ir.value import Constant, DimSize, Full, Get, Parameter, Value
-from .rewrite import in_bodies
+from .rewrite import in_all_bodies
 
 Merge = Callable[[Graph], Graph]  # one node for each value, see `cleanup.merge`
 Joinable = Scan | While | Switch
@@ -26,20 +26,7 @@ Joinable = Scan | While | Switch
 
 def join(graph: Graph, merge: Merge) -> Graph:
     """The graph with such ops joined, also within bodies; itself where there are none."""
-    if not any(value.bodies for value in graph.ops):
-        return graph
-    changed = False
-
-    def inside(value: Value) -> Value | None:
-        nonlocal changed
-        if not value.bodies:
-            return None
-        found = in_bodies(value, lambda body: join(body, merge))
-        changed |= found is not value
-        return found
-
-    found = rebuild(graph, inside)
-    graph = found if changed else graph
+    graph = in_all_bodies(graph, lambda body: join(body, merge))
     while (joined := _join_one(graph, merge)) is not None:
         graph = joined
     return graph

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..ir.errors import CheckFailed
-from ..ir.graph import Graph, rebuild
+from ..ir.graph import Graph, inline, rebuild
 from ..ir.location import at
-from ..ir.value import Parameter, Value, replace
+from ..ir.value import Get, Parameter, Value, replace
 
 Rule = Callable[[Value], Value | None]
 BUDGET = 64  # rewrites of one position before it counts as a cycle
@@ -82,6 +82,27 @@ def rewrite(graph: Graph, rule: Rule, *, bodies: bool = True) -> Graph:
     return result if changed else graph
 
 
+def opened(graph: Graph, body_of: Callable[[Value], Graph | None]) -> Graph:
+    """The graph in which each op that `body_of` gives a body for, here or within bodies, is replaced by that body on
+    its operands. The graph itself when there is none."""
+    memo: dict[int, Value] = {id(param): param for param in graph.params}
+    parts: dict[int, tuple[Value, ...]] = {}
+    for value in graph.ops:
+        with at(value.origin):
+            if isinstance(value, Get) and id(value.x) in parts:
+                memo[id(value)] = parts[id(value.x)][value.index]
+                continue
+            operands = tuple(memo[id(operand)] for operand in value.operands)
+            body = body_of(value)
+            if body is not None:
+                parts[id(value)] = inline(opened(body, body_of), operands)
+            else:
+                memo[id(value)] = in_bodies(value.with_operands(operands), lambda inner: opened(inner, body_of))
+    if all(memo[id(result)] is result for result in graph.results):
+        return graph
+    return graph.with_results([memo[id(result)] for result in graph.results])
+
+
 def in_bodies(value: Value, change: Callable[[Graph], Graph]) -> Value:
     """The op with each closed body changed; itself when none changes."""
     changes: dict[str, object] = {}
@@ -96,3 +117,21 @@ def in_bodies(value: Value, change: Callable[[Graph], Graph]) -> Value:
             if any(a is not b for a, b in zip(several, old, strict=True)):
                 changes[field.name] = several
     return replace(value, **changes) if changes else value
+
+
+def in_all_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
+    """The graph with the bodies of its ops changed; itself when none changes."""
+    if not any(value.bodies for value in graph.ops):
+        return graph
+    changed = False
+
+    def step(value: Value) -> Value | None:
+        nonlocal changed
+        if not value.bodies:
+            return None
+        found = in_bodies(value, change)
+        changed |= found is not value
+        return found
+
+    found = rebuild(graph, step)
+    return found if changed else graph

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from ..value import Parameter, Value
 
-BOTH = ("Call",)  # a group is a call that codegen may take as one kernel
+BOTH = ("Call",)  # a group is a call that codegen may take as one kernel, a checkpoint one for derivatives
 
 
 class _Vocabulary(Mapping[str, type[Value]]):

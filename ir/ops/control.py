@@ -6,14 +6,14 @@ alone. Derivatives and batching of all of them are written once, in passes/autod
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from ..dims import Dim, evaluate, known_equal
 from ..dtypes import bool_, i32, i64
-from ..errors import TypeMismatch
+from ..errors import TreadleError, TypeMismatch, Unsupported
 from ..graph import Graph
 from ..types import TensorType, TupleType, Type
 from ..value import Array, Value
@@ -69,6 +69,75 @@ class Call(Control):
 
 class Group(Call):
     """A fusion group: evaluated like `call`, run as one kernel, specified by the sequence of its members' nests."""
+
+
+class Checkpoint(Call):
+    """The results of `body` on the operands. A derivative backward computes the body's values again where it needs
+    them, instead of keeping them, but for those that `policy` keeps (see passes/remat)."""
+
+    policy: str = "nothing"
+
+
+class Custom(Control):
+    """`body` on the operands, whose derivative is what `rule` makes: called for each derivative that is taken, so that
+    a rule may use the function whose rule it is. The first `captured` operands are closed over and have none.
+
+    Such an op lives while a function is traced and no longer: no text knows it (see passes/autodiff_custom).
+    """
+
+    args: tuple[Value, ...]
+    body: Graph
+    rule: Callable[[], Any]
+    captured: int = 0
+
+    def result(self) -> Type:
+        _same(self, self.body, _types(self.args), "the body")
+        return TupleType(self.body.result_types)
+
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
+        return run(self.body, operands)
+
+
+class CustomJvp(Custom):
+    """`rule()` is a graph: operands that are not captured and a tangent for each float among them, to a tangent for
+    each float among the results."""
+
+
+class CustomVjp(Custom):
+    """`rule()` is two graphs: operands that are not captured, to results and residuals; residuals and a cotangent for
+    each float among the results, to a cotangent for each float among those operands."""
+
+
+class CustomTangent(Control):
+    """The tangents of a function with a rule backward: linear in `tangents`, and `backward` (residuals, cotangents of
+    the results, to cotangents of `tangents`) is its transpose. `forward`, (residuals, tangents) to results, is there if
+    that could be turned round; only backward is possible otherwise."""
+
+    residuals: tuple[Value, ...]
+    tangents: tuple[Value, ...]
+    backward: Graph
+    forward: tuple[Graph, ...] = ()
+
+    def result(self) -> Type:
+        given = _types(self.residuals)
+        results = tuple(param.given for param in self.backward.params[len(given) :])
+        _same(self, self.backward, given + results, "the rule backward")
+        for graph in self.forward:
+            _same(self, graph, given + _types(self.tangents), "the rule forward")
+        return TupleType(results)
+
+    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
+        if not self.forward:
+            raise self.one_way()
+        return run(self.forward[0], operands)
+
+    def one_way(self) -> TreadleError:
+        return self.refuse(
+            "the rule backward is not linear in the cotangent, so it has no derivative forward",
+            code="TD0225",
+            error=Unsupported,
+            edit="differentiate backward (td.grad, td.vjp, td.jacrev), or give a rule by td.custom_jvp",
+        )
 
 
 class Switch(Control):
