@@ -9,12 +9,13 @@ function is called as it is.
 from __future__ import annotations
 
 import functools
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from ..ir.errors import TypeMismatch
 from ..ir.graph import Graph
-from ..ir.ops.control import CustomJvp, CustomVjp
+from ..ir.ops.custom import CustomJvp, CustomVjp
 from ..ir.types import TensorType
 from ..ir.value import Full, Get, Value, lift
 from ..passes.autodiff import differentiable
@@ -27,7 +28,7 @@ from .tree import TreeDef
 from .userline import definition
 
 
-class _Custom:
+class _Custom(ABC):
     """What both have in common: arguments that are differentiated and arguments that are not."""
 
     def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = ()) -> None:
@@ -39,11 +40,13 @@ class _Custom:
     def name(self) -> str:
         return str(getattr(self.fun, "__name__", "function"))
 
+    @abstractmethod
     def ready(self) -> bool:
-        raise NotImplementedError
+        """Whether there is a rule."""
 
+    @abstractmethod
     def op(self, call: _Call) -> Value:
-        raise NotImplementedError
+        """The operation that stands for one call."""
 
     def __get__(self, instance: Any, owner: Any = None) -> Any:
         return self if instance is None else functools.partial(self, instance)

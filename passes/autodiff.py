@@ -14,7 +14,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph
 from ..ir.location import at
-from ..ir.ops.control import Checkpoint, Custom, CustomTangent
+from ..ir.ops.control import Checkpoint
+from ..ir.ops.custom import Custom, CustomTangent
 from ..ir.ops.families import Composite, Control, Op, Tangent
 from ..ir.types import TensorType
 from ..ir.value import After, Elementwise, Get, Parameter, Value, lift, through

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 
 from ..ir.errors import TypeMismatch, Unsupported
 from ..ir.graph import Graph, inline, rebuild
-from ..ir.ops.control import Checkpoint, Custom, CustomJvp, CustomTangent, CustomVjp
+from ..ir.ops.control import Checkpoint
+from ..ir.ops.custom import Custom, CustomJvp, CustomTangent, CustomVjp
 from ..ir.value import After, Full, Get, Parameter, Value
 from . import autodiff, remat
 from .rewrite import opened
@@ -34,7 +35,7 @@ def custom_tangent(op: CustomJvp | CustomVjp | CustomTangent | Checkpoint, tange
             return _again(op, tangents)
 
 
-def _moving(op: Custom, tangents: Tangents) -> list[Value]:
+def _given(op: Custom, tangents: Tangents) -> list[Value]:
     """A tangent for each float among the operands that are not captured, zeros where none is given."""
     if any(t is not None for t in tangents[: op.captured]):
         raise TypeMismatch(
@@ -54,21 +55,21 @@ def _placed(op: Value, kinds: Graph, found: Sequence[Value]) -> Tangents:
 
 
 def _by_rule(op: CustomJvp, tangents: Tangents) -> Tangents:
-    moved = _moving(op, tangents)
-    return _placed(op, op.body, inline(op.rule(), (*op.args[op.captured :], *moved)))
+    dots = _given(op, tangents)
+    return _placed(op, op.body, inline(op.rule(), (*op.args[op.captured :], *dots)))
 
 
 def _by_rule_backward(op: CustomVjp, tangents: Tangents) -> Tangents:
-    moved = _moving(op, tangents)
+    dots = _given(op, tangents)
     forward, backward = op.rule()
     residuals = inline(forward, op.args[op.captured :])[len(op.body.results) :]
-    made = CustomTangent(tuple(residuals), tuple(moved), backward, turned(backward, residuals, moved))
+    made = CustomTangent(tuple(residuals), tuple(dots), backward, turned(backward, residuals, dots))
     return _placed(op, op.body, [Get(made, i) for i in range(len(backward.params) - len(residuals))])
 
 
-def turned(backward: Graph, residuals: Sequence[Value], moved: Sequence[Value]) -> tuple[Graph, ...]:
+def turned(backward: Graph, residuals: Sequence[Value], given: Sequence[Value]) -> tuple[Graph, ...]:
     """The rule backward as a rule forward: its own transpose. None where it is not linear in the cotangents."""
-    dots = tuple(Parameter(f"t{i}", t.tensor) for i, t in enumerate(moved))
+    dots = tuple(Parameter(f"t{i}", t.tensor) for i, t in enumerate(given))
     known, bars = backward.params[: len(residuals)], backward.params[len(residuals) :]
     try:
         found = autodiff.transpose(backward.results, dots, bars)
@@ -91,8 +92,8 @@ def _depends(result: Value, bars: Sequence[Parameter]) -> bool:
 def _of_a_tangent(op: CustomTangent, tangents: Tangents) -> Tangents:
     count = len(op.residuals)
     if all(t is None for t in tangents[:count]):
-        moved = [autodiff.zeros_like(a) if t is None else t for a, t in zip(op.tangents, tangents[count:], strict=True)]
-        made = CustomTangent(op.residuals, tuple(moved), op.backward, op.forward)
+        dots = [autodiff.zeros_like(a) if t is None else t for a, t in zip(op.tangents, tangents[count:], strict=True)]
+        made = CustomTangent(op.residuals, tuple(dots), op.backward, op.forward)
         return tuple(Get(made, i) for i in range(len(op.backward.params) - count))
     if not op.forward:
         raise op.one_way()

@@ -16,7 +16,8 @@ from ..ir.dtypes import bool_, i64
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph, inline
 from ..ir.location import at
-from ..ir.ops.control import Call, CustomJvp, CustomTangent, CustomVjp, Scan, Switch, While
+from ..ir.ops.control import Call, Scan, Switch, While
+from ..ir.ops.custom import CustomJvp, CustomTangent, CustomVjp
 from ..ir.ops.elementwise import Clamp, Convert, Eq, Select
 from ..ir.ops.families import Composite, Op
 from ..ir.ops.movement import Broadcast, Transpose

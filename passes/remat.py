@@ -235,8 +235,9 @@ class _Network:
         computed again from the beginning is needed last, when all else that was kept is gone."""
         again = self.again({id(value) for value in choice.kept})
         candidates = [v for v in reversed(self.values) if id(v) in again and id(v) not in self.whole]
-        candidates.sort(key=lambda v: -self.work[id(v)] / (self.bytes[id(v)] + 1))
-        for value in candidates[:BARGAINS]:
+        prices = [-self.work[id(v)] / (self.bytes[id(v)] + 1) for v in candidates]
+        for place in sorted(range(len(candidates)), key=prices.__getitem__)[:BARGAINS]:
+            value = candidates[place]
             if choice.bytes + self.bytes[id(value)] <= budget:
                 more = self.choice((*choice.kept, value))
                 if more.work < choice.work:

@@ -6,21 +6,21 @@ alone. Derivatives and batching of all of them are written once, in passes/autod
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from ..dims import Dim, evaluate, known_equal
 from ..dtypes import bool_, i32, i64
-from ..errors import TreadleError, TypeMismatch, Unsupported
+from ..errors import TypeMismatch
 from ..graph import Graph
 from ..types import TensorType, TupleType, Type
 from ..value import Array, Value
 from .families import Control, RunBody
 
 
-def _same(op: Control, body: Graph, given: tuple[TensorType, ...], what: str) -> None:
+def same_types(op: Control, body: Graph, given: tuple[TensorType, ...], what: str) -> None:
     """The body's parameters are of the given types; TD0200 names the first that is not."""
     if len(body.params) != len(given):
         raise op.refuse(
@@ -33,13 +33,13 @@ def _same(op: Control, body: Graph, given: tuple[TensorType, ...], what: str) ->
             )
 
 
-def _types(values: tuple[Value, ...]) -> tuple[TensorType, ...]:
+def types_of(values: tuple[Value, ...]) -> tuple[TensorType, ...]:
     return tuple(v.tensor for v in values)
 
 
 def _carried(op: Control, body: Graph, carry: tuple[Value, ...]) -> None:
     """A loop's results begin with its carry, unchanged in type; TD0201 names the element and both types."""
-    for i, (before, after) in enumerate(zip(_types(carry), body.result_types, strict=False)):
+    for i, (before, after) in enumerate(zip(types_of(carry), body.result_types, strict=False)):
         if before != after:
             label = body.params[i].label
             raise op.refuse(
@@ -60,7 +60,7 @@ class Call(Control):
     body: Graph
 
     def result(self) -> Type:
-        _same(self, self.body, _types(self.args), "the body")
+        same_types(self, self.body, types_of(self.args), "the body")
         return TupleType(self.body.result_types)
 
     def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
@@ -76,68 +76,6 @@ class Checkpoint(Call):
     them, instead of keeping them, but for those that `policy` keeps (see passes/remat)."""
 
     policy: str = "nothing"
-
-
-class Custom(Control):
-    """`body` on the operands, whose derivative is what `rule` makes: called for each derivative that is taken, so that
-    a rule may use the function whose rule it is. The first `captured` operands are closed over and have none.
-
-    Such an op lives while a function is traced and no longer: no text knows it (see passes/autodiff_custom).
-    """
-
-    args: tuple[Value, ...]
-    body: Graph
-    rule: Callable[[], Any]
-    captured: int = 0
-
-    def result(self) -> Type:
-        _same(self, self.body, _types(self.args), "the body")
-        return TupleType(self.body.result_types)
-
-    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
-        return run(self.body, operands)
-
-
-class CustomJvp(Custom):
-    """`rule()` is a graph: operands that are not captured and a tangent for each float among them, to a tangent for
-    each float among the results."""
-
-
-class CustomVjp(Custom):
-    """`rule()` is two graphs: operands that are not captured, to results and residuals; residuals and a cotangent for
-    each float among the results, to a cotangent for each float among those operands."""
-
-
-class CustomTangent(Control):
-    """The tangents of a function with a rule backward: linear in `tangents`, and `backward` (residuals, cotangents of
-    the results, to cotangents of `tangents`) is its transpose. `forward`, (residuals, tangents) to results, is there if
-    that could be turned round; only backward is possible otherwise."""
-
-    residuals: tuple[Value, ...]
-    tangents: tuple[Value, ...]
-    backward: Graph
-    forward: tuple[Graph, ...] = ()
-
-    def result(self) -> Type:
-        given = _types(self.residuals)
-        results = tuple(param.given for param in self.backward.params[len(given) :])
-        _same(self, self.backward, given + results, "the rule backward")
-        for graph in self.forward:
-            _same(self, graph, given + _types(self.tangents), "the rule forward")
-        return TupleType(results)
-
-    def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
-        if not self.forward:
-            raise self.one_way()
-        return run(self.forward[0], operands)
-
-    def one_way(self) -> TreadleError:
-        return self.refuse(
-            "the rule backward is not linear in the cotangent, so it has no derivative forward",
-            code="TD0225",
-            error=Unsupported,
-            edit="differentiate backward (td.grad, td.vjp, td.jacrev), or give a rule by td.custom_jvp",
-        )
 
 
 class Switch(Control):
@@ -158,7 +96,7 @@ class Switch(Control):
             raise self.refuse("there is no branch", code="TD0221", error=TypeMismatch)
         first = self.branches[0].result_types
         for i, branch in enumerate(self.branches):
-            _same(self, branch, _types(self.args), f"branch {i}")
+            same_types(self, branch, types_of(self.args), f"branch {i}")
             if branch.result_types != first:
                 raise self.refuse(
                     f"branch {i} yields {TupleType(branch.result_types)}, branch 0 yields {TupleType(first)}",
@@ -181,14 +119,14 @@ class While(Control):
     body: Graph
 
     def result(self) -> Type:
-        given = _types(self.consts) + _types(self.carry)
-        _same(self, self.condition, given, "the condition")
-        _same(self, self.body, given, "the body")
+        given = types_of(self.consts) + types_of(self.carry)
+        same_types(self, self.condition, given, "the condition")
+        same_types(self, self.body, given, "the body")
         if self.condition.result_types != (TensorType((), bool_),):
             raise self.refuse("the condition must yield one bool scalar", code="TD0223", error=TypeMismatch)
         inner = Graph(self.body.name, self.body.params[len(self.consts) :], self.body.results, self.body.dims)
         _carried(self, inner, self.carry)
-        return TupleType(_types(self.carry))
+        return TupleType(types_of(self.carry))
 
     def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
         consts, carry = operands[: len(self.consts)], tuple(operands[len(self.consts) :])
@@ -220,12 +158,12 @@ class Scan(Control):
                 )
         slices = tuple(x.tensor.with_shape(x.shape[1:]) for x in self.xs)
         number = (TensorType((), i64),) if self.counted else ()
-        _same(self, self.body, number + _types(self.consts) + _types(self.carry) + slices, "the body")
+        same_types(self, self.body, number + types_of(self.consts) + types_of(self.carry) + slices, "the body")
         before = len(number) + len(self.consts)
         inner = Graph(self.body.name, self.body.params[before:], self.body.results, self.body.dims)
         _carried(self, inner, self.carry)
         stacked = tuple(t.with_shape((self.length, *t.shape)) for t in self.body.result_types[len(self.carry) :])
-        return TupleType(_types(self.carry) + stacked)
+        return TupleType(types_of(self.carry) + stacked)
 
     def evaluate_bodies(self, run: RunBody, sizes: Mapping[str, int], *operands: Any) -> tuple[Any, ...]:
         n, m = len(self.consts), len(self.consts) + len(self.carry)

@@ -80,6 +80,7 @@ INNER_ORDER = """
     ops.indexing
     ops.random
     ops.control
+    ops.custom
     ops.composite
     ops.quantized
     ops.collective

@@ -14,7 +14,7 @@ from treadle.ir.dims import parse as size
 from treadle.ir.dtypes import DTYPES, i64
 from treadle.ir.graph import Graph, from_function
 from treadle.ir.ops.contract import Dot
-from treadle.ir.ops.control import Call, Group, Scan, Switch, While
+from treadle.ir.ops.control import Call, Checkpoint, Group, Scan, Switch, While
 from treadle.ir.ops.elementwise import Convert, Eq, FloorDiv, Rem, Select, Sin, Tanh
 from treadle.ir.ops.indexing import Gather
 from treadle.ir.ops.movement import Broadcast, Transpose
@@ -75,7 +75,7 @@ def called(op: type[Call]) -> Make:
 
 def calls() -> list[Sample]:
     found: list[Sample] = []
-    for op in (Call, Group):
+    for op in (Call, Group, Checkpoint):
         found += [
             row(op.name, "two operands", called(op), "f32[5]", "f32[5]"),
             row(op.name, "symbolic", called(op), "f64[B,3]", "f64[B,3]", B=4),
