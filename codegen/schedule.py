@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, ceildiv, known_le, linear, minimum, symbol
 from ..ir.dims import substitute as substitute_dim
 from ..ir.errors import InvalidValue

@@ -8,9 +8,9 @@ The rest of a loop runs under a mask, with the very same body as its main part.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, minimum, symbol
 from ..ir.dtypes import DType
 from ..ir.loops.build import Names, all_exprs, walk

@@ -7,15 +7,14 @@ is opened into leaves, each described by its type. Every refusal names the argum
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, DimName, SymbolicDim, names, parse
 from ..ir.dtypes import DType, of
 from ..ir.errors import InvalidValue, TypeMismatch, Unsupported
@@ -238,6 +237,8 @@ def as_numpy(leaf: Any, path: str, function: str) -> np.ndarray[Any, Any]:
 
 def content(value: Any, name: str, function: str) -> tuple[TreeDef, bytes]:
     """What decides whether two constant arguments are the same: structure, and dtypes, shapes and bytes as a digest."""
+    import hashlib
+
     leaves, structure = flatten(value, name)
     digest = hashlib.sha256()
     for path, leaf in zip(structure.paths(name), leaves, strict=True):

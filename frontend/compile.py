@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import show as show_dim
 from ..ir.errors import CheckFailed, InvalidValue, ParseError, TreadleError
 from ..ir.evaluate import evaluate

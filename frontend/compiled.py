@@ -7,12 +7,12 @@ in the executable that it holds.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import evaluate as evaluate_dim
 from ..ir.errors import InvalidValue, TreadleError, TypeMismatch
 from ..ir.graph import Graph

@@ -6,11 +6,11 @@ rule for where their axes go in the result. `.at` runs the same plan on the posi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, SymbolicDim, ceildiv, known_le, known_lt, maximum, minimum
 from ..ir.dtypes import bool_, i64
 from ..ir.errors import InvalidValue, OutOfRange, TypeMismatch, Unsupported

@@ -15,11 +15,12 @@ import threading
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import DimName, SymbolicDim
 from ..ir.errors import InvalidValue, TypeMismatch
 from ..ir.graph import Graph

@@ -7,12 +7,12 @@ call every function in it.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Final, Literal
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from .functions import handler_of
 from .functions.refusal import Refusal
 from .functions.ufuncs import OUTSIDE

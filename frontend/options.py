@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from ..ir.classes import dataclass
 from ..ir.errors import InvalidValue, UnknownName
 from ..runtime.threads import default_threads
 from .userline import spoken, unknown_name

@@ -10,12 +10,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar, Token
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from ..ir import location as ir_location
+from ..ir.classes import dataclass
 from ..ir.dims import NOTHING, DimName
 from ..ir.errors import TreadleError, TypeMismatch
 from ..ir.graph import Graph

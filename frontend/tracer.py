@@ -8,12 +8,12 @@ numbers stay weak in promotion, as NumPy has it; that weakness lives here and ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NoReturn
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, DimName, SymbolicDim
 from ..ir.dtypes import DType
 from ..ir.errors import InvalidValue, TreadleError, TypeMismatch, Unsupported

@@ -11,9 +11,9 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ..ir.classes import dataclass
 from ..ir.errors import InvalidValue, TypeMismatch
 
 Flatten = Callable[[Any], tuple[Sequence[Any], Hashable]]

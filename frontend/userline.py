@@ -13,7 +13,6 @@ import linecache
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
@@ -199,6 +198,8 @@ def as_ours(fault: RuntimeFault) -> TreadleError:
 def unknown_name(what: str, name: str, known: Iterable[str], kind: type[TreadleError] = InvalidValue) -> TreadleError:
     """The error for a misspelt word, with the nearest right one."""
     words = list(known)
+    from difflib import get_close_matches
+
     near = get_close_matches(name, words, 1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(words) or 'none'}"
     return kind(f"unknown {what} {name!r}; {hint}", code="TD0601")

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from keyword import iskeyword
 from math import gcd, inf, lcm
@@ -29,6 +28,7 @@ from operator import index as as_index
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
+from .classes import dataclass
 from .errors import ArithmeticFault, InvalidValue, ParseError, TypeMismatch
 
 Kind = Literal["floordiv", "mod", "min", "max"]

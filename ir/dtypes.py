@@ -7,13 +7,13 @@ scalars are the tracer's affair; `weak_result` says what they become.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
+from .classes import dataclass
 from .errors import Unsupported
 
 Kind = Literal["bool", "int", "uint", "float", "float8", "complex"]

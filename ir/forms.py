@@ -7,8 +7,8 @@ Passes say which forms they need and which they give; the pipeline table is chec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from .classes import dataclass
 from .errors import CheckFailed
 from .graph import Graph
 from .ops.control import Call, Group

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
+from .classes import dataclass
 from .dims import DimName
 from .errors import CheckFailed, InvalidValue
 from .location import at

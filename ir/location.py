@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import linecache
 from contextvars import ContextVar
-from dataclasses import dataclass
 from typing import Final
+
+from .classes import dataclass
 
 
 @dataclass(frozen=True, slots=True)

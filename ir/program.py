@@ -7,9 +7,9 @@ The native entry is this text compiled: nothing interprets it at run time except
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from .classes import dataclass
 from .dims import Dim, DimName
 from .errors import TreadleError
 from .graph import Graph

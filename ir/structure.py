@@ -12,9 +12,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal
 
+from .classes import dataclass
 from .dims import Dim, symbol
 from .dtypes import DType, accumulator, bool_
 from .loops.nodes import Binary, Cast, Const, Expr, Select, Unary, Var

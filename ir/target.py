@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import functools
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Literal
 
+from .classes import dataclass
 from .dtypes import DType
 from .errors import InvalidValue, ParseError
 

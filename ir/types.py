@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from .classes import dataclass
 from .dims import Dim, names, product, show, substitute
 from .dtypes import DType
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, dataclass_transform
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .classes import dataclass
 from .dims import Dim
 from .dtypes import ARITHMETIC, COMPLEX, FLOATS, NUMBERS, REALS, DType, bool_, i64, of
 from .errors import InvalidValue, ShapeMismatch, TreadleError, TypeMismatch

@@ -14,9 +14,10 @@ reads from outside is live to the end of the loop; one made and read inside an i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias, assert_never
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, DimName, Known, evaluate, known_le, names, symbol
 from ..ir.errors import Unsupported
 from ..ir.fingerprint import fingerprint

@@ -11,9 +11,9 @@ nothing of this kind is returned as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim
 from ..ir.fingerprint import same
 from ..ir.graph import Graph, rebuild

@@ -10,10 +10,10 @@ alone. A known value that is not evaluated is remarked. Nothing happens to a gra
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.errors import TreadleError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph

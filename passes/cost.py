@@ -8,8 +8,8 @@ one in place, moves that part alone. Sizes may be symbolic: counts are then of g
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, product
 from ..ir.dims import evaluate as evaluate_dim
 from ..ir.graph import Graph, Uses

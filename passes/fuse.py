@@ -17,10 +17,11 @@ kept up to date as Pearce and Kelly do, "A dynamic topological sort algorithm fo
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, DimName, evaluate, names, product
 from ..ir.forms import EXPANDED, GROUPED, everywhere
 from ..ir.graph import Graph, Uses

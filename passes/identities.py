@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import singledispatch
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, known_le
 from ..ir.dtypes import DType, accumulator, bool_, f32, i32, i64, real_of
 from ..ir.graph import Graph, Uses, inline

@@ -12,8 +12,8 @@ join.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+from ..ir.classes import dataclass
 from ..ir.graph import Graph, rebuild
 from ..ir.location import at
 from ..ir.ops.control import Scan, Switch, While

@@ -11,12 +11,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from difflib import unified_diff
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ..ir.classes import dataclass
 from ..ir.dtypes import of as dtype_of
 from ..ir.errors import CheckFailed, InvalidValue, TreadleError
 from ..ir.evaluate import evaluate

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TypeAlias
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, evaluate
 from ..ir.forms import everywhere
 from ..ir.graph import Graph

@@ -5,9 +5,9 @@ decides.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, SymbolicDim, names, product
 from ..ir.graph import Graph
 from ..ir.ops.families import Contraction

@@ -13,8 +13,6 @@ the cache) `callable_type` says so once and gives a plain Python class that alwa
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import json
 import os
 import struct
 import sys
@@ -148,6 +146,9 @@ def measure() -> dict[str, int]:
 
 def fingerprint(numbers: Mapping[str, int]) -> str:
     """What a routine on disk is known by, beside the version that made it."""
+    import hashlib
+    import json
+
     return hashlib.sha256(json.dumps(numbers, sort_keys=True).encode()).hexdigest()
 
 

@@ -8,9 +8,9 @@ there is nothing else to believe.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, assert_never
 
+from ...ir.classes import dataclass
 from ...ir.dtypes import DType
 from ...ir.errors import Unsupported
 from ...ir.loops import scalars

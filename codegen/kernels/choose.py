@@ -7,9 +7,9 @@ beforehand (`accepts`, `keeps`) is answered from the same table, so that a group
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.errors import Unsupported
 from ...ir.graph import Graph
 from ...ir.loops.nodes import Kernel

@@ -9,9 +9,9 @@ reduced axes inside, in the order of the structure. It is right for every contra
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, minimum, product, symbol
 from ...ir.graph import Graph
 from ...ir.loops.affine import NO_LOOPS, Ranges

@@ -19,9 +19,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, SymbolicDim, ceildiv, known_le, linear, maximum, minimum, product, symbol
 from ...ir.dtypes import DType, bool_, f32, f64
 from ...ir.graph import Graph

@@ -9,9 +9,9 @@ underflows is rounded like any other, and NaN, infinities and signs of zero are 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.dtypes import DType, c64, f32
 
 

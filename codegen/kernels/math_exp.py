@@ -9,9 +9,9 @@ own it is computed in f64 and rounded.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.dtypes import f32
 from ...ir.loops.build import add, copysign, div, eq, fma, lit, lt, maximum, mul, select, sub
 from ...ir.loops.nodes import Expr, Unary, Var

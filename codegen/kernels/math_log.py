@@ -9,9 +9,9 @@ for those who need more digits than one has.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.dtypes import f32, f64
 from ...ir.loops.build import add, and_, bits, cast, copysign, div, eq, fma, gt, lit, lt, mul, select, shr, sub
 from ...ir.loops.nodes import Expr, Unary, Var

@@ -8,9 +8,9 @@ branch-free, total and exact in what they promise on every target: `Fma` rounds 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import Final, Protocol
 
+from ...ir.classes import dataclass
 from ...ir.dims import symbol
 from ...ir.dtypes import DType, f32, f64, i32, i64
 from ...ir.loops.build import Operand, add, and_, as_expr, bits, fma, gt, lit, lt, mul, select, sub

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, minimum
 from ...ir.dtypes import DType
 from ...ir.loops.build import Builder, cast

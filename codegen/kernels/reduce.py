@@ -17,9 +17,9 @@ extremes: these compare positions where values are equal (`merged`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, product, symbol
 from ...ir.dtypes import i32, i64
 from ...ir.loops.build import Names, and_, cast, eq, ge, lt, ne, not_, or_, shr

@@ -14,9 +14,10 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final, TypeAlias
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, known_equal, product, symbol
 from ...ir.dims import names as names_of
 from ...ir.graph import Graph

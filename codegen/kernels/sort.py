@@ -12,9 +12,9 @@ The places of an argsort are sorted by what they point at.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, ceildiv, minimum, product, symbol
 from ...ir.dtypes import i64
 from ...ir.graph import Graph

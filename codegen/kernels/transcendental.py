@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, TypeAlias, assert_never
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, symbol
 from ...ir.dims import names as dim_names
 from ...ir.dtypes import DType, bf16, c64, c128, f16, f32, f64, u64

@@ -8,9 +8,9 @@ after a branch they are joined where the two ways differ.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.dtypes import bool_, i64
 from ...ir.target import Target
 from .memory import Memory

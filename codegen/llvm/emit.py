@@ -10,9 +10,9 @@ generator; see `writer.py` for how invariants leave loops without one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, assert_never
 
+from ...ir.classes import dataclass
 from ...ir.dims import names
 from ...ir.dtypes import DType, bool_, i8, i16, i32, i64
 from ...ir.errors import Unsupported

@@ -10,9 +10,9 @@ came out of a failed call is left at once, because it might never end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias, assert_never
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim
 from ...ir.dtypes import bool_, i32, i64, named
 from ...ir.errors import CheckFailed

@@ -10,8 +10,8 @@ two values: whole vectors are taken apart by shuffles.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ...ir.classes import dataclass
 from ...ir.dims import Atom, Dim
 from ...ir.dtypes import DType, bool_, i16, i32, i64, real_of
 from ...ir.errors import Unsupported

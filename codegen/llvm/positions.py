@@ -8,8 +8,8 @@ outer loop fixes is computed outside the inner one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from ...ir.classes import dataclass
 from ...ir.dims import Atom, Dim, bounds
 from ...ir.dtypes import i64
 from ...ir.errors import Unsupported

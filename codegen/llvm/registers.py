@@ -7,8 +7,8 @@ shuffles, which fall away where registers meet.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim
 from ...ir.dtypes import DType, real_of
 from ...ir.errors import Unsupported

@@ -9,9 +9,9 @@ library; the float adder rounds subnormals.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import Final
 
+from ...ir.classes import dataclass
 from ...ir.dtypes import DType, bf16, bool_, f16, f32, f64, i8, i16, i32, i64, u8, u16
 from .writer import HALVES, Value, Writer, literal
 

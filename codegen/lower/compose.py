@@ -14,11 +14,11 @@ see `lower/__init__.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, DimName, SymbolicDim, exact_div, floordiv, symbol
 from ...ir.dims import mod as dim_mod
 from ...ir.dims import substitute as substitute_dim

@@ -8,9 +8,10 @@ fast kernel is compared with it. Its arrays are on the stack whatever their size
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
+from ...ir.classes import dataclass
 from ...ir.dims import Dim, product, symbol
 from ...ir.dtypes import DType
 from ...ir.errors import Unsupported

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
+from ...ir.classes import dataclass
 from ...ir.errors import Unsupported
 from ..trace import here
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product as combinations
 from typing import Final, NoReturn, assert_never
 
 import numpy as np
 
+from ..classes import dataclass
 from ..dims import Dim, bounds, known_lt, show, substitute, symbol
 from ..dims import names as dim_names
 from ..dtypes import DType, Kind, bool_, f32, f64, i64, is_name, u64

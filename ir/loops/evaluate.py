@@ -11,11 +11,11 @@ them writing, the loop's effects are undone and it is run in order. So both path
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeAlias, assert_never
 
 import numpy as np
 
+from ..classes import dataclass
 from ..dims import Atom, Dim, SymbolicDim
 from ..dtypes import DType
 from ..errors import InvalidValue, OutOfRange, ShapeMismatch, TreadleError

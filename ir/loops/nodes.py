@@ -11,9 +11,9 @@ meant; comparisons with NaN are false except `ne`; reads of `arg` buffers see wh
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
+from ..classes import dataclass
 from ..dims import Dim
 from ..dtypes import DType, bool_, complex_of, i64, real_of
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, NoReturn, TypeVar, assert_never
 
+from ..classes import dataclass
 from ..dims import Dim, symbol
 from ..dims import names as dim_names
 from ..dims import parse as parse_dim

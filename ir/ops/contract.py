@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 
+from ..classes import dataclass
 from ..dims import Dim, exact_div, floordiv, known_le
 from ..dtypes import ARITHMETIC, NUMBERS, DType, accumulator, bool_, i32
 from ..errors import InvalidValue, ShapeMismatch, TypeMismatch

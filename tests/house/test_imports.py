@@ -62,6 +62,7 @@ HONEST = {
 # The inner order of `ir`: a file may import what stands on a line above it. Files on one line do not see
 # each other, unless the line says so by the word "free" (the search for cycles below still holds for them).
 INNER_ORDER = """
+    classes
     location
     errors
     dtypes
