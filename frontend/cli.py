@@ -19,10 +19,13 @@ from typing import Any
 
 import numpy as np
 
+from .. import __version__
 from ..ir.errors import InvalidValue, TreadleError
 from ..ir.evaluate import evaluate
 from ..ir.graph import Graph
 from ..ir.parse import Reader, parse_graph
+from ..ir.program import Program
+from ..ir.program_text import parse_program
 from ..passes.cost import cost_of
 from ..passes.pipelines import PASSES, find
 from ..runtime.artifact import read
@@ -33,12 +36,16 @@ from .options import config
 from .samples import concrete
 
 STAGES = ("graph", "program", "loops", "llvm", "asm")
+LATER = ("quantize", "report", "replay")  # commands that a later version has
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of `treadle`. Returns the exit status: 0, or 1 after an error of ours, or 2 for a bad command."""
-    parser = build_parser()
-    arguments = parser.parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    if words and words[0] in LATER:
+        print(f"TD0654: treadle {words[0]} is not part of treadle {__version__}", file=sys.stderr)
+        return 2
+    arguments = build_parser().parse_args(words)
     try:
         status: int = arguments.run(arguments) or 0
         return status
@@ -59,6 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="treadle", description="Compile NumPy functions to native code, and look at it."
     )
+    parser.add_argument("--version", action="version", version=f"treadle {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], int | None], text: str) -> argparse.ArgumentParser:
@@ -116,6 +124,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def load_function(spec: str) -> Callable[..., Any]:
     """The function of `file.py:name`. TD0650 when the file or the name is not there."""
+    if spec.endswith((".so", ".graph")) and Path(spec).exists():
+        raise InvalidValue(
+            f"{spec} is not a function of a Python file",
+            code="TD0650",
+            edit="dump, run and bench take it, too; inspect shows what a saved model holds",
+        )
     file, _, name = spec.rpartition(":")
     path = Path(file)
     if not file or not path.exists():
@@ -179,6 +193,16 @@ def compilation_of(arguments: argparse.Namespace) -> Any:
 
 
 def run_dump(arguments: argparse.Namespace) -> None:
+    if arguments.what.endswith(".so"):
+        texts = read(arguments.what).texts
+        if arguments.stage not in texts or arguments.after or arguments.all or arguments.dot:
+            raise InvalidValue(
+                f"a saved model holds the texts {', '.join(sorted(texts))}, and was compiled from them long ago",
+                code="TD0652",
+                edit="dump the function that it was made of",
+            )
+        print(texts[arguments.stage], end="")
+        return
     compilation = compilation_of(arguments)
     if arguments.dot:
         Path(arguments.dot).write_text(dot(compilation.graph))
@@ -266,24 +290,49 @@ def run_run(arguments: argparse.Namespace) -> None:
 
 
 def run_bench(arguments: argparse.Namespace) -> None:
-    from .compile import target_named
-
     values = concrete([parse_argument(text) for text in arguments.args])
     config.num_threads = arguments.threads
-    function = function_of(arguments)
-    compiled = function.compile(*values)
+    call, program, sizes = timed_call(arguments, values)
     for _ in range(3):
-        function(*values)
-    samples = time_calls(lambda: function(*values), arguments.rounds)
+        call()
+    samples = time_calls(call, arguments.rounds)
     median = statistics.median(samples)
     low, high = np.percentile(samples, [10, 90])
-    cost = cost_of(compiled.executed.compilation.program, {})
-    target = target_named("host")
-    print(
-        f"{function.state.name}: {show_time(median)} median of {len(samples)} ({show_time(low)} to {show_time(high)})"
-    )
-    print(f"  {cost.flops / median / 1e9:.2f} GF/s, {cost.bytes / median / 1e9:.2f} GB/s")
-    print(f"  target {target}")
+    print(f"{program.name}: {show_time(median)} median of {len(samples)} ({show_time(low)} to {show_time(high)})")
+    cost = cost_of(program, sizes)
+    wide = any(buffer.type.dtype.name in ("f64", "c128") for buffer in (*program.inputs, *program.outputs))
+    compare(cost.flops / median, "GF/s", "fma f64" if wide else "fma f32", "multiply-adds in registers")
+    compare(cost.bytes / median, "GB/s", "triad nt", "streams through memory")
+
+
+def timed_call(arguments: argparse.Namespace, values: list[Any]) -> tuple[Callable[[], Any], Program, dict[str, int]]:
+    """What is to be called again and again, its program, and the sizes that the program leaves open."""
+    if arguments.what.endswith(".so"):
+        from .load import load
+
+        model = load(arguments.what)
+        signature = model.executable.signature
+        sizes = signature.solve([np.shape(leaf) for leaf in model.leaves_of(*values)])
+        names = [dim.name for dim in signature.dims]
+        return lambda: model(*values), parse_program(model.texts["program"]), dict(zip(names, sizes, strict=True))
+    if arguments.what.endswith(".graph"):
+        from .compile import prepare
+
+        graph = parse_graph(Path(arguments.what).read_text())
+        given = values or concrete([ShapeDtype(kind.shape, kind.dtype) for kind in graph.param_types])
+        executed = prepare(graph)
+        return lambda: executed.executable(given), executed.compilation.program, {}
+    function = function_of(arguments)
+    program = function.compile(*values).executed.compilation.program
+    return lambda: function(*values), program, {}
+
+
+def compare(rate: float, unit: str, limit: str, words: str) -> None:
+    """A rate beside what this machine reaches in a loop that does nothing else."""
+    from .limits import rate as measured
+
+    most = measured(limit)
+    print(f"  {rate / 1e9:8.2f} {unit}, {rate / most:6.1%} of the {most / 1e9:.0f} of one thread's {words}")
 
 
 def time_calls(call: Callable[[], Any], rounds: int, least: float = 0.01) -> list[float]:

@@ -33,7 +33,7 @@ class Loaded:
         self.arguments = TreeDef.from_json(model.manifest["arguments"])
         self.results = TreeDef.from_json(model.manifest["results"])
         self.names = tuple(str(key) for key in self.arguments.keys)
-        self._executable = model.executable(
+        self.executable = model.executable(
             pool=pool_address, threads=lambda: config.current.num_threads or default_threads()
         )
 
@@ -49,6 +49,11 @@ class Loaded:
                 edit="call it outside, and pass its result in",
             )
         check_threads(threads)
+        outs = self._outs(out) if out is not None else None
+        return self.results.unflatten(self.executable(self.leaves_of(*args, **kwargs), outs, threads))
+
+    def leaves_of(self, *args: Any, **kwargs: Any) -> list[Any]:
+        """The arrays of a call, in the order of the model's inputs."""
         given = dict(zip(self.names, args, strict=False)) | kwargs
         missing = [name for name in self.names if name not in given]
         if len(args) > len(self.names) or missing or len(given) > len(self.names):
@@ -57,13 +62,11 @@ class Loaded:
                 f"{', '.join(kwargs) or 'none'} by name were given",
                 code="TD0620",
             )
-        leaves = [
+        return [
             leaf
             for name, structure in zip(self.names, self.arguments.children, strict=True)
             for leaf in structure.leaves_of(given[name], name)
         ]
-        outs = self._outs(out) if out is not None else None
-        return self.results.unflatten(self._executable(leaves, outs, threads))
 
     def _outs(self, out: Any) -> list[Any]:
         found, structure = tree.flatten(out, lambda x: x is None)

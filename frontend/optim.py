@@ -176,3 +176,9 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
         raise InvalidValue(f"a weight of shape {shape} has no fan in and fan out", code="TD0721")
     window = int(np.prod(shape[:-2], dtype=np.int64))
     return shape[-2] * window, shape[-1] * window
+
+
+__all__ = [
+    "Optimizer", "Schedule", "adam", "adamw", "clip_by_norm", "constant", "cosine", "global_norm", "glorot", "he",
+    "sgd", "warm_up",
+]  # fmt: skip

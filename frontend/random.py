@@ -257,3 +257,9 @@ def choice(key: Any, x: Any, shape: Sequence[int] = (), replace: bool = True, p:
         sums = CumSum(_value(p), 0)
         picked = SearchSorted(sums, _unit(word, sizes, sums.dtype), "right")
     return picked if given is None else Gather(given, (picked,), (0,), "clip")
+
+
+__all__ = [
+    "bernoulli", "bits", "categorical", "choice", "exponential", "fold_in", "gumbel", "key", "normal", "permutation",
+    "randint", "split", "truncated_normal", "uniform",
+]  # fmt: skip

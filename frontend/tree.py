@@ -313,3 +313,6 @@ def reduce(fn: Callable[[Any, Any], Any], tree: Any, initial: Any) -> Any:
     for leaf in leaves(tree):
         result = fn(result, leaf)
     return result
+
+
+__all__ = ["TreeDef", "flatten", "leaves", "map", "paths", "reduce", "register", "structure", "unflatten"]

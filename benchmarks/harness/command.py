@@ -10,7 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from . import machine, table
+from treadle.codegen.host import host
+from treadle.codegen.llvm.limits import NAMES
+
+from . import table
 from .lines import OURS, Chapter, selected
 from .picture import draw
 from .report import Row, changes, row, run_json
@@ -58,8 +61,8 @@ def main(arguments: Sequence[str] | None = None, chapters: Sequence[Chapter] | N
     with Session(settings) as session:
         if not options.no_limits:
             with console.status("the machine's limits") as status:
-                counts = sorted({1, min(2, machine.host().cores)})
-                for each in session.limits(list(machine.NAMES), counts, min(options.rounds or 7, 7)):
+                counts = sorted({1, min(2, host().cores)})
+                for each in session.limits(list(NAMES), counts, min(options.rounds or 7, 7)):
                     status.update(f"{each[0]}, {each[1]} threads")
                     limits.append(each)
             console.print(table.limits_table(limits))

@@ -84,15 +84,17 @@ class Worker:
 
     def limit(self, kind: str, least: float) -> dict[str, Any]:
         """Prepare one of the machine's limits; its samples are rates."""
+        from treadle.frontend import limits
+
         from . import machine
 
         self.drop()
-        if not machine.exists(kind):
+        if not limits.exists(kind):
             return {"state": "absent", "note": f"this processor has no instruction for {kind}"}
         clock = timer(machine.limit_call(kind, self.threads))
         clock.timeit(1)
         self.timed.append((clock, repeats_for(clock, least), 1))
-        total = self.threads * machine.work(kind)
+        total = self.threads * limits.work(kind)
         self.figure = lambda seconds: total / seconds
         return {"state": "ready", "unit": machine.UNITS[kind]}
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from treadle.frontend.cli import main, parse_argument
+import treadle as td
+from treadle.frontend.cli import load_function, main, parse_argument
 from treadle.ir.loops.parse import parse_kernels
 from treadle.ir.parse import parse_graph
 
@@ -82,9 +83,33 @@ def test_dot(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert text.startswith('digraph "block"') and "->" in text
 
 
-def test_bench_and_explain(net: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert "GF/s" in run(capsys, "bench", net, *ARGS, "--rounds", "2")
+# A function, a graph text and a saved model are timed alike, beside what the machine can do.
+def test_bench(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    graph, model = tmp_path / "block.graph", tmp_path / "block.so"
+    graph.write_text(run(capsys, "dump", net, *ARGS))
+    open_sizes = (td.ShapeDtype(("n", 8), "float32"), td.ShapeDtype((8, 3), "float32"))
+    td.jit(load_function(net)).compile(*open_sizes).save(model)
+    for words in ([net, *ARGS], [str(graph)], [str(model), *ARGS]):
+        first, flops, streams = run(capsys, "bench", *words, "--rounds", "2").splitlines()
+        assert first.startswith("block: ") and "median of 2" in first
+        assert "GF/s" in flops and "%" in flops and "GB/s" in streams and "%" in streams
+    assert run(capsys, "dump", str(model), "--stage", "program").startswith("program block:")
+
+
+def test_explain(net: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "kernels" in run(capsys, "explain", net, *ARGS)
+
+
+# What a saved model cannot answer, and what this version does not do, is said by name.
+def test_what_is_refused(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "block.so"
+    td.jit(load_function(net)).compile(np.ones((4, 8), "f4"), np.ones((8, 3), "f4")).save(model)
+    for words, code in ((["dump", str(model), "--stage", "asm"], "TD0652"), (["explain", str(model)], "TD0650")):
+        assert main(words) == 1
+        assert capsys.readouterr().err.startswith(code)
+    for name in ("quantize", "report", "replay"):
+        assert main([name, "x"]) == 2
+        assert capsys.readouterr().err == f"TD0654: treadle {name} is not part of treadle {td.__version__}\n"
 
 
 def test_tables(capsys: pytest.CaptureFixture[str]) -> None:

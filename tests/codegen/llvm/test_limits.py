@@ -6,10 +6,10 @@ import ctypes
 
 import numpy as np
 import pytest
-from harness import machine
 
 from treadle.codegen.cpus import MODELS, cpu, names
 from treadle.codegen.host import host
+from treadle.codegen.llvm import limits
 from treadle.codegen.llvm.optimize import assembly, object_code
 from treadle.runtime import arena, loader
 
@@ -20,7 +20,7 @@ TARGETS = {**MODELS, **{name: cpu(name) for name in names()}}
 def test_every_target_can_be_measured(name):
     """LLVM accepts the module of each target, and what it leaves undefined is nothing."""
     target = TARGETS[name]
-    assert object_code(machine.module(target), target.triple, target.llvm_cpu, target.llvm_features)
+    assert object_code(limits.module(target), target.triple, target.llvm_cpu, target.llvm_features)
 
 
 @pytest.mark.parametrize(
@@ -30,13 +30,13 @@ def test_every_target_can_be_measured(name):
 def test_register_loops_stay_in_registers(kind, instruction):
     """One instruction for each running sum, and no load or store inside the loop: it would be no peak."""
     target = cpu("znver4")
-    given = machine.dot(kind, target)
+    given = limits.dot(kind, target)
     assert given is not None
-    text = f'target triple = "{target.triple}"\n' + machine.register_loop("f", given, machine.accumulators(target))
+    text = f'target triple = "{target.triple}"\n' + limits.register_loop("f", given, limits.accumulators(target))
     found = assembly(text, target.triple, target.llvm_cpu, target.llvm_features)
     body = found[found.index(instruction) :]
     loop = body[: body.index("\tj")]
-    assert loop.count(instruction) == machine.accumulators(target)
+    assert loop.count(instruction) == limits.accumulators(target)
     assert "(%r" not in loop
 
 
@@ -44,7 +44,7 @@ def test_register_loops_stay_in_registers(kind, instruction):
 def test_memory_loops_compute_what_they_say(name):
     """Against NumPy, on arrays of a few turns."""
     target = host()
-    text = machine.module(target)
+    text = limits.module(target)
     loaded = loader.load(object_code(text, target.triple, target.llvm_cpu, target.llvm_features))
     function = ctypes.CFUNCTYPE(None, ctypes.c_int64, *[ctypes.c_void_p] * 3)(loaded.address(name))
     count = 8 * target.vector_bits // 32 * 5
@@ -60,7 +60,7 @@ def test_memory_loops_compute_what_they_say(name):
 def test_work_is_counted_as_instructions_do_it():
     """A multiply-add of 16 lanes is 32 operations, a dot product of 64 bytes 128."""
     target = cpu("znver4")
-    assert [machine.dot(kind, target).work for kind in ("fma f32", "fma f64", "dot i8", "dot bf16")] == [
+    assert [limits.dot(kind, target).work for kind in ("fma f32", "fma f64", "dot i8", "dot bf16")] == [
         32,
         16,
         128,
