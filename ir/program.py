@@ -33,6 +33,11 @@ class Slot:
     offset: Dim
     type: TensorType
 
+    @property
+    def memory(self) -> str:
+        """The buffer, as texts name it: `in0`, `out1`, `const2` or `arena`."""
+        return self.space if self.space == "arena" else f"{self.space}{self.index}"
+
 
 @dataclass(frozen=True, slots=True)
 class Call:

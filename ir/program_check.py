@@ -200,26 +200,25 @@ class _Flow:
     def span(self, slot: Slot, statement: Statement | None) -> Span:
         key = (slot.space, slot.index)
         if key not in self.lengths:
-            _fail(self.program, statement, f"there is no {slot.space}{slot.index}")
+            _fail(self.program, statement, f"there is no {slot.memory}")
         low = evaluate_dim(slot.offset, self.sizes)
         high = low + evaluate_dim(slot.type.bytes, self.sizes)
         if low < 0 or high > self.lengths[key]:
-            _fail(self.program, statement, f"bytes {low}:{high} of {slot.space}{slot.index}, which has "
-                  f"{self.lengths[key]}{self.at()}")  # fmt: skip
+            where = f"bytes {low}:{high} of {slot.memory}, which has {self.lengths[key]}"
+            _fail(self.program, statement, where + self.at())
         return self.sharing.get(key, key), low, high
 
     def read(self, slot: Slot, written: Written, statement: Statement) -> Span:
         span = self.span(slot, statement)
         lost = written.missing(span)
         if lost is not None:
-            name = slot.space if slot.space == "arena" else f"{slot.space}{slot.index}"
-            _fail(self.program, statement, f"byte {lost} of {name} is read before it is written{self.at()}")
+            _fail(self.program, statement, f"byte {lost} of {slot.memory} is read before it is written{self.at()}")
         return span
 
     def target(self, slot: Slot, statement: Statement) -> Span:
         span = self.span(slot, statement)
         if (slot.space, slot.index) not in self.ours and span[1] < span[2]:
-            _fail(self.program, statement, f"{slot.space}{slot.index} is not ours to write")
+            _fail(self.program, statement, f"{slot.memory} is not ours to write")
         return span
 
     def body(self, statements: Sequence[Statement], written: Written) -> Written:

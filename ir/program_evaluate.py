@@ -71,7 +71,7 @@ class Machine:
         end = begin + evaluate_dim(slot.type.bytes, self.sizes)
         if begin < 0 or end > len(memory):
             raise CheckFailed(
-                f"{self.program.name}: bytes {begin}:{end} of {slot.space}{slot.index}, which has {len(memory)}",
+                f"{self.program.name}: bytes {begin}:{end} of {slot.memory}, which has {len(memory)}",
                 code="TD0281",
             )
         return memory, begin, end

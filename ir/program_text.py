@@ -66,7 +66,7 @@ def show(program: Program) -> str:
 
 def show_slot(slot: Slot, typed: bool = True) -> str:
     """`in0 f32[4]`, `in0[64:80] f32[4]`, `arena[0:16] f32[4]`."""
-    name = slot.space if slot.space == "arena" else f"{slot.space}{slot.index}"
+    name = slot.memory
     if slot.space == "arena" or slot.offset != 0:
         name += f"[{show_dim(slot.offset)}:{show_dim(slot.offset + slot.type.bytes)}]"
     return f"{name} {slot.type}" if typed else name

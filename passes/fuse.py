@@ -28,7 +28,7 @@ from ..ir.graph import Graph, Uses
 from ..ir.loops.nodes import Var
 from ..ir.ops.control import Group
 from ..ir.ops.families import Contraction, Control, Movement
-from ..ir.ops.movement import Concatenate, Iota
+from ..ir.ops.movement import Broadcast, Concatenate, Iota
 from ..ir.structure import Structure
 from ..ir.text import INLINE
 from ..ir.types import Shape, TensorType, TupleType
@@ -254,8 +254,10 @@ class Fuser:
                     self.units[id(value)] = home
                     self.note_axes(value, kind, home)
                     return
-                reasons.append(f"not fused into {name_of(home.members)}: {reason}")
-            if self.caution == 0:
+                # That a view is no kernel, and that there is none for a view, goes without saying.
+                if lies_in(value) is None and not is_view(home):
+                    reasons.append(f"not fused into {self.name(home)}: {reason}")
+            if self.caution == 0 and reasons:
                 self.cx.remark(value, reasons[0])
         self.begin(value, kind)
 
@@ -269,6 +271,9 @@ class Fuser:
             self.add(value, home)
         self.copies[id(value)] = list(homes)
         return True
+
+    def name(self, unit: Unit) -> str:
+        return name_of(sorted(unit.members, key=self.facts.place))
 
     def begin(self, value: Value, kind: Kind | None) -> None:
         self.lowest -= 1
@@ -322,7 +327,11 @@ class Fuser:
                 each = max(points // max(self.facts.elements(reader), 1), 1)
                 for read in structure.reads:
                     if reader.operands[read.operand] is value:
-                        elsewhere += each * self.visits(structure, read.index)
+                        visits = self.visits(structure, read.index)
+                        if isinstance(reader, Movement | Concatenate) and not isinstance(reader, Broadcast):
+                            # Each element goes to one place; nest and tails stay where the operand is.
+                            visits = min(visits, self.facts.elements(value))
+                        elsewhere += each * visits
         computed, size = max(here + elsewhere, 1), max(self.facts.elements(value), 1)
         if home.axes and value.shape == home.left:
             computed = min(computed, size)  # one for each row is kept in a register
@@ -345,7 +354,7 @@ class Fuser:
         """Why a group cannot take in a value that it reads; None if it can. `alone`: nobody else needs the value."""
         if len(home.members) >= self.options.limit:
             return f"that group has {self.options.limit} ops"
-        if all(lies_in(member) is not None for member in home.members):
+        if is_view(home):
             return "that is only another view of it"
         reason = self.why_not_kind(value, kind, home)
         if reason is not None:
@@ -502,7 +511,7 @@ class Fuser:
             return False
         if len(a.members) + len(b.members) > self.options.limit:
             return False
-        if any(all(lies_in(member) is not None for member in unit.members) for unit in (a, b)):
+        if is_view(a) or is_view(b):
             return False
         if any(isinstance(m, Concatenate) and is_contiguous(m) for unit in (a, b) for m in unit.members):
             return False
@@ -574,6 +583,11 @@ class Fuser:
         inside = {id(member) for member in rest}
         made = [o for o in last.operands if id(o) not in inside and not isinstance(o, Parameter | Constant)]
         return (rest, [last]) if made else None
+
+
+def is_view(unit: Unit) -> bool:
+    """Whether a group only says that bytes of an operand have another shape."""
+    return all(lies_in(member) is not None for member in unit.members)
 
 
 def name_of(members: Sequence[Value]) -> str:
@@ -648,7 +662,8 @@ class Emitter:
         outputs = fuser.outputs(unit)
         group = close(unit.members, outputs, self.facts.dims, table)
         if len(unit.members) > 1 and not self.cx.kernels.accepts(group.body):
-            self.cx.remark(unit.members[-1], f"not fused: no kernel for {group.body.name} as a whole")
+            if fuser.caution == 0:
+                self.cx.remark(unit.members[-1], f"not fused: no kernel for {group.body.name} as a whole")
             self.again(unit.members, (), fuser, table, fuser.caution + 1)
             return
         self.emit(group, outputs, table)
