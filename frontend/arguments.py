@@ -21,6 +21,7 @@ from ..ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ..ir.types import TensorType
 from . import tree
 from .trace import LeafSpec
+from .tracer import Tracer, unwrap
 from .tree import Static, TreeDef
 from .userline import spoken, unknown_name
 
@@ -183,6 +184,8 @@ def leaf_spec(leaf: Any, path: str, function: str) -> LeafSpec:
     if kind in _WEAK:
         weak = _WEAK[kind]
         return LeafSpec(weak, TensorType((), of(_WEAK_TYPES[weak])), path)
+    if kind is Tracer:
+        unwrap(leaf)  # it is of no running trace: that is said
     if isinstance(leaf, bool):  # only where it is donated, hence data
         return LeafSpec("array", TensorType((), of("bool")), path)
     if isinstance(leaf, np.ma.MaskedArray | np.matrix):

@@ -20,6 +20,7 @@ from . import tree
 from .arrays import any_traced
 from .trace import LeafSpec, current, operation
 from .tracer import trace_to_graph
+from .userline import called, spoken
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,7 +45,7 @@ def run(function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str
 
     def one_operation(*positional: Any, **named: Any) -> Any:
         with operation():
-            return function(*positional, **named)
+            return called(function, positional, named)
 
     traced = trace_to_graph(one_operation, specs, rebuild, getattr(function, "__name__", "function"))
     results = evaluate(traced.graph, *(array.astype(of(array.dtype).numpy, copy=False) for array in arrays))
@@ -59,10 +60,10 @@ def public(function: F) -> F:
     def either(*args: Any, **kwargs: Any) -> Any:
         if any_traced(args) or any_traced(kwargs):
             with operation():
-                return function(*args, **kwargs)
+                return called(function, args, kwargs)
         return run(function, args, kwargs)
 
-    return either  # type: ignore[return-value]
+    return spoken(either)  # type: ignore[return-value]
 
 
 def in_trace(function: F) -> F:
@@ -72,7 +73,7 @@ def in_trace(function: F) -> F:
     def either(*args: Any, **kwargs: Any) -> Any:
         if current() is not None:
             with operation():
-                return function(*args, **kwargs)
+                return called(function, args, kwargs)
         return run(function, args, kwargs)
 
-    return either  # type: ignore[return-value]
+    return spoken(either)  # type: ignore[return-value]

@@ -43,7 +43,7 @@ from .options import Options, config, watchers
 from .trace import LeafSpec, current
 from .tracer import Traced as Trace
 from .tracer import Tracer, trace_to_graph, wrap
-from .tree import TreeDef
+from .tree import Static
 from .userline import as_ours, definition, refine, spoken, unknown_name
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ def contents(values: Mapping[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         leaves, structure = flatten(value, name)
         found |= dict(zip(structure.paths(name), leaves, strict=True))
-        found[f"the structure of {name}"] = structure
+        found[f"the structure of {name}"] = Static(structure)
     return found
 
 
@@ -209,11 +209,12 @@ def check_unchanged(state: State, before: Mapping[str, Any], after: Mapping[str,
     """Refuse a function that changed a container among its arguments (TD0628): the caller's would stay as it was."""
     for path in [*before, *after]:
         leaf = after.get(path)
-        if leaf is before.get(path) or (isinstance(leaf, TreeDef) and leaf == before.get(path)):
+        if leaf is before.get(path) or (isinstance(leaf, Static) and leaf == before.get(path)):
             continue
         where = leaf.value.location if isinstance(leaf, Tracer) else None
+        did = "removed" if path not in after else "changed" if isinstance(leaf, Static) else "set"
         raise TypeMismatch(
-            f"{state.name} {'set' if path in after else 'removed'} {path}, which would leave the caller's as it is",
+            f"{state.name} {did} {path}, which would leave the caller's as it is",
             code="TD0628",
             location=where or definition(state.fn),
             edit="return the new value, or change a copy of the container",

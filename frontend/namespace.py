@@ -7,17 +7,19 @@ t)`), and takes symbolic sizes in shapes. On concrete arrays it is NumPy's own f
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 
 from ..ir.dtypes import FLOAT8, bf16
+from ..ir.errors import UnknownName
 from .arrays import any_traced
 from .eager import run
 from .functions import HANDLERS, call
 from .functions.ufuncs import RULES
-from .trace import current
+from .trace import current, here
 
 _OURS: Final = frozenset(dtype.numpy for dtype in (bf16, *FLOAT8))
 # Inside a trace these give traced arrays, so that `.at[...]` and symbolic sizes work on what they give.
@@ -69,9 +71,12 @@ def member(module: ModuleType, name: str, ours: str) -> Any:
         raise AttributeError(f"module {ours!r} has no attribute {name!r}")
     found = getattr(module, name, None)
     if found is None and not hasattr(module, name):
-        raise AttributeError(f"module {ours!r} has no attribute {name!r}")
+        near = get_close_matches(name, names_of(module), 1)
+        raise UnknownName(
+            f"{ours} has no {name!r}", code="TD0600", edit=f"did you mean {near[0]}?" if near else None, location=here()
+        )
     if isinstance(found, ModuleType):
-        raise AttributeError(f"module {ours!r} has no attribute {name!r}; NumPy's is numpy.{name}")
+        raise UnknownName(f"{ours} has no {name!r}; NumPy's is numpy.{name}", code="TD0600", location=here())
     if isinstance(found, np.ufunc) or (callable(found) and not isinstance(found, type)):
         wrapped = _made.get(found)
         if wrapped is None:

@@ -16,7 +16,7 @@ import numpy as np
 from ..ir.classes import dataclass
 from ..ir.dims import Dim, DimName, SymbolicDim
 from ..ir.dtypes import DType
-from ..ir.errors import InvalidValue, TreadleError, TypeMismatch, Unsupported
+from ..ir.errors import InvalidValue, TreadleError, TypeMismatch, UnknownName, Unsupported
 from ..ir.graph import Graph
 from ..ir.location import Location, Origin, at
 from ..ir.types import Shape, TensorType
@@ -131,6 +131,8 @@ class Tracer:
     # What needs the numbers, refused.
 
     def _refuse(self, what: str, code: str, edit: str, kind: type[TreadleError] = TypeMismatch) -> TreadleError:
+        if self.owner is not None and not self.owner.live:
+            return leaked(self.value)
         refusal = kind(
             f"a traced {self.value.type} is not known while tracing and was {what}",
             code=code,
@@ -606,7 +608,9 @@ class Tracer:
             raise TypeMismatch(
                 f"a traced array has no {name}: it has no memory of its own", code="TD0815", location=here()
             )
-        raise AttributeError(f"a traced array has no attribute {name!r}")
+        if name.startswith("__"):
+            raise AttributeError(f"a traced array has no attribute {name!r}")
+        raise UnknownName(f"a traced array has no attribute {name!r}", code="TD0825", location=here())
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import itertools
 import linecache
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import CodeType, FrameType, TracebackType
 from typing import Any, Final, TypeVar
 
@@ -236,18 +236,25 @@ def spoken(function: F) -> F:
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             try:
-                return function(*args, **kwargs)
+                return called(function, args, kwargs)
             except RuntimeFault as fault:
                 raise as_ours(fault) from None
-            except TypeError as error:
-                if isinstance(error, TreadleError) or error.__traceback__ is None or error.__traceback__.tb_next:
-                    raise
-                raise _misfit(function, kwargs, error) from None  # the call itself did not go through
         except Exception as error:
             refine(error)
             raise
 
     return call  # type: ignore[return-value]
+
+
+def called(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """`function(*args, **kwargs)`, and an error of ours where these are not its arguments."""
+    try:
+        return function(*args, **kwargs)
+    except TypeError as error:
+        entered = error.__traceback__ is not None and error.__traceback__.tb_next is not None
+        if entered or isinstance(error, TreadleError):
+            raise
+        raise _misfit(function, kwargs, error) from None
 
 
 def _misfit(function: Callable[..., Any], kwargs: Mapping[str, Any], error: TypeError) -> TreadleError:
