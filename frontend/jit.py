@@ -149,8 +149,7 @@ class Lowered:
 def trace(state: State, arguments: Mapping[str, Any]) -> Traced:
     """Trace the function for these arguments (arrays or `ShapeDtype`s)."""
     key, _, specs = split(state, arguments)
-    fixed = {name: copied(arguments[name], name) for name in state.settings.constant if name in arguments}
-    fixed |= {name: copied(value, name) for name, value in state.bound.items()}
+    fixed = {name: arguments[name] for name in state.settings.constant if name in arguments} | dict(state.bound)
     static = {name: value.value for name, value in key.static}
     given: dict[str, Any] = {}
     before: dict[str, Any] = {}
@@ -177,8 +176,8 @@ def trace(state: State, arguments: Mapping[str, Any]) -> Traced:
 
 
 def as_constants(value: Any, name: str) -> Any:
-    """A bound argument as the traced function sees it: its arrays are traced, so that what may be done to an argument
-    may be done to a bound one (`params["embedding"][tokens]`); its numbers are numbers."""
+    """A bound argument as the traced function sees it: in containers of its own, its arrays traced, so that what may be
+    done to an argument may be done to a bound one (`params["embedding"][tokens]`); its numbers are numbers."""
     trace = current()
     assert trace is not None
     leaves, structure = flatten(value, name)
@@ -187,12 +186,6 @@ def as_constants(value: Any, name: str) -> Any:
         for leaf, path in zip(leaves, structure.paths(name), strict=True)
     ]
     return structure.unflatten(lifted)
-
-
-def copied(value: Any, name: str) -> Any:
-    """The same leaves in new containers: what the traced function does to these stays in the trace."""
-    leaves, structure = flatten(value, name)
-    return structure.unflatten(leaves)
 
 
 def contents(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -186,7 +186,7 @@ def test_check_notices_changed_captures() -> None:
         table += 1
         np.testing.assert_array_equal(f(x), expected)
         with td.config.set(check=True):
-            with pytest.raises(ValueError, match=r"(?s)TD0645: the array table has changed.*x \+ table") as caught:
+            with pytest.raises(ValueError, match=r"TD0645: the array table has changed") as caught:
                 f(x)
             assert "edit: pass it as an argument" in str(caught.value)
             f.clear_cache()
