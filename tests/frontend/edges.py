@@ -52,7 +52,9 @@ def difference(ufunc: np.ufunc, got: Any, expected: Any) -> str | None:
     else:
         near = {"rtol": 1e-5 if b.itemsize == 8 else 1e-12, "atol": 0, "equal_nan": True}
         parts = np.isclose(a.real, b.real, **near) & np.isclose(a.imag, b.imag, **near)
-        wrong = ~(parts | np.isclose(a, b, **near))
+        # exp(inf + 0i) - 1 has no imaginary part in C99, and NaN in NumPy.
+        free = np.isinf(b.real) & np.isnan(b.imag) if ufunc is np.expm1 else False
+        wrong = ~(parts | np.isclose(a, b, **near) | free)
     if not wrong.any():
         return None
     place = tuple(np.argwhere(wrong)[0])
