@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any, Final, Literal
 
 import numpy as np
+from numpy import lib
 
 from ..ir.classes import dataclass
 from .functions import handler_of
@@ -63,7 +64,11 @@ NOTES: Final[dict[str, str]] = {
 }
 # NumPy never asks whether an argument of these is traced; the test knows them, too.
 _SILENT: Final = "computed by NumPy while tracing, on what is known; a traced argument raises"
-_MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (("", np), ("linalg.", np.linalg), ("fft.", np.fft))
+_MODULES: Final[tuple[tuple[str, ModuleType], ...]] = (
+    ("", np), ("linalg.", np.linalg), ("fft.", np.fft), ("emath.", np.emath), ("lib.stride_tricks.", lib.stride_tricks),
+)  # fmt: skip
+# Of `numpy.random`, those that neither draw nor change the state of the global generator.
+_QUIET: Final = ("default_rng", "get_bit_generator", "get_state", "set_bit_generator", "test")
 
 
 @dataclass(frozen=True)
@@ -118,9 +123,20 @@ What every row assumes: `out=` and in-place functions are refused (TD0806), sinc
 a ufunc is refused (TD0813) and of a reduction is traced; `order=` other than C and F has no meaning for a value.
 `ufunc.reduce`, `.accumulate`, `.outer` and `.reduceat` (at known places) are traced, `.at` is refused (TD0806).
 
-`numpy.random` inside a trace is refused as a group (TD0809): its numbers would be drawn once and then be constants.
-Draw before the call, or use `td.random` with a key. What a generator of your own gives while tracing is a constant.
+Python numbers are weak, as NumPy has them, when they are arguments, too. Only their values are not known while tracing:
+`x + n` for an `n` that x's integer type cannot hold wraps around, where NumPy raises OverflowError (comparisons and
+`clip` go by the value). `isinstance(x, np.ndarray)` is false of a traced array, and what NumPy raises about values
+(LinAlgError, a warning of division by zero) is not raised: the result has infinities or NaN.
+
+Not traced as a whole: types that take elements (`np.float32(x)`: use `x.astype`), iterators (`np.nditer`), and
+`np.vectorize` are refused (TD0800); masked arrays and matrices beside traced arrays (TD0820); `np.char`, `np.strings`
+(TD0810). `np.poly1d` and the functions of `np.polynomial` compute where only x is traced.
 """
+
+
+def drawing() -> list[str]:
+    """The functions of `numpy.random` that are found out inside a trace."""
+    return [name for name, _ in _functions(np.random) if name not in _QUIET]
 
 
 def text() -> str:
@@ -143,6 +159,13 @@ def text() -> str:
         _names(ours),
     ]
     parts += ["## Refused\n", _lines(refused, "edit")]
+    parts += [
+        "## Random numbers, refused\n",
+        "`numpy.random` inside a trace is found by the state of its generator (TD0809): its numbers would be drawn "
+        "once and then be constants. Draw before the call, or use `td.random` with a key. What a generator of your own "
+        "(`np.random.default_rng`) gives while tracing is a constant, as any other array that you close over.\n",
+        _wrapped([f"random.{name}" for name in drawing()]),
+    ]
     parts += ["## Never traced\n", _SILENT[0].upper() + _SILENT[1:] + ":\n", _names(concrete)]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -155,10 +178,14 @@ def _member(path: str) -> Any:
 
 
 def _names(table: list[Row]) -> str:
+    return _wrapped([row.path for row in table])
+
+
+def _wrapped(paths: list[str]) -> str:
     lines: list[str] = []
     line = ""
-    for i, row in enumerate(table):
-        word = f"`{row.path}`" + ("," if i + 1 < len(table) else ".")
+    for i, path in enumerate(paths):
+        word = f"`{path}`" + ("," if i + 1 < len(paths) else ".")
         if len(line) + len(word) + 1 > 118:
             lines.append(line)
             line = word

@@ -22,10 +22,10 @@ from ..ir.location import Location, Origin, at
 from ..ir.types import Shape, TensorType
 from ..ir.value import Parameter, Value
 from ..passes.autodiff_custom import without_rules
-from . import randomness, tree
+from . import edits, randomness, tree
 from .trace import Captured, LeafSpec, Trace, Weak, closed, current, here, leaked, operation
 from .tree import TreeDef
-from .userline import definition, doing, first_word, ours, trimmed
+from .userline import definition, doing, ours, trimmed
 
 _NO_VALUE: Final[Any] = np._NoValue  # how NumPy spells an argument that was not given
 
@@ -145,56 +145,36 @@ class Tracer:
         return refusal
 
     def __bool__(self) -> bool:
-        word = first_word()
-        edit = {
-            "while": "loop with td.lax.while_loop(condition, body, init)",
-            "assert": "check it outside of the traced function",
-        }.get(word, "choose with np.where(condition, a, b) or branch with td.lax.cond(condition, f, g, *operands)")
-        raise self._refuse("asked whether it is true", "TD0801", edit)
+        raise self._refuse("asked whether it is true", "TD0801", edits.for_truth())
 
     def __float__(self) -> float:
-        raise self._number(
-            "a Python float", "np.sqrt(x) and its kin instead of math.sqrt(x); x.astype(float) instead of float(x)"
-        )
+        raise self._number("float")
 
     def __int__(self) -> int:
-        raise self._number(
-            "a Python int", "x.astype(int) instead of int(x), or make the argument static (static_argnames=)"
-        )
+        raise self._number("int")
 
     def __complex__(self) -> complex:
-        raise self._number("a Python complex", "x.astype(complex) instead of complex(x)")
+        raise self._number("complex")
 
-    def _number(self, wanted: str, edit: str) -> TreadleError:
+    def __trunc__(self) -> int:
+        raise self._number("int")
+
+    def _number(self, kind: str) -> TreadleError:
         if doing() == "store":
             return self._stored()
-        return self._refuse(f"asked for {wanted}", "TD0802", edit)
+        return self._refuse(f"asked for a Python {kind}", "TD0802", edits.for_number(kind))
 
     def _stored(self) -> TreadleError:
-        return self._refuse(
-            "stored into a concrete array", "TD0806", "a = td.numpy.asarray(a).at[i].set(v) instead of a[i] = v"
-        )
+        return self._refuse("stored into a concrete array", "TD0806", edits.STORED)
 
     def __index__(self) -> int:
-        edit = {
-            "index": "td.numpy.asarray(a)[i] instead of a[i]",
-            "store": "a = td.numpy.asarray(a).at[i].set(v) instead of a[i] = v",
-        }.get(doing(), "make it static (static_argnames=), or loop with td.lax.fori_loop instead of range()")
-        raise self._refuse("asked for a Python integer", "TD0803", edit)
+        raise self._refuse("asked for a Python integer", "TD0803", edits.for_integer())
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NoReturn:
-        what = doing()
-        if what == "store":
+        if doing() == "store":
             raise self._stored()
-        if what == "index":
-            raise self._refuse(
-                "used as an index of a concrete array", "TD0800", "td.numpy.asarray(a)[i] instead of a[i]"
-            )
-        raise self._refuse(
-            "asked for its elements as a NumPy array",
-            "TD0800",
-            "np.stack([a, b]) for np.array([a, b]), td.numpy.take(a, i) for np.take(a, i), td.numpy.asarray(x)",
-        )
+        what, edit = edits.for_elements()
+        raise self._refuse(what, "TD0800", edit)
 
     def __dlpack__(self, **kwargs: Any) -> NoReturn:
         raise self._refuse(
@@ -240,7 +220,8 @@ class Tracer:
         raise self._refuse("deleted in part", "TD0805", "x = np.delete(x, i)")
 
     def item(self, *args: Any) -> NoReturn:
-        raise self._number("a Python number by .item()", "leave out .item(): a traced scalar computes as it is")
+        edit = "leave out .item(): a traced scalar computes as it is"
+        raise self._refuse("asked for a Python number by .item()", "TD0802", edit)
 
     def tolist(self) -> NoReturn:
         raise self._refuse("asked for a list", "TD0800", "iterate over it, or return it")

@@ -39,6 +39,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _ROOMS: Final = tuple(os.path.join(_ROOT, room) + os.sep for room in ("ir", "passes", "codegen", "runtime", "frontend"))
 _INTERNAL: Final = (
+    "numpy/",  # frames of Cython carry their source's relative name
     *_ROOMS,
     os.path.join(_ROOT, "__init__.py"),
     os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
@@ -108,18 +109,27 @@ def doing() -> str:
         return "index"
     if name.startswith("BINARY_OP"):
         # From 3.14 on `a[i]` is a BINARY_OP too; the source tells the two apart.
-        return "index" if _source(frame).rstrip().endswith("]") else "call"
+        return "index" if source(frame).rstrip().endswith("]") else "call"
     if "JUMP" in name or name in ("UNARY_NOT", "TO_BOOL"):
         return "test"
     return "call"
 
 
-def _source(frame: FrameType) -> str:
-    """The text of the expression at which the frame stands, where it is on one line."""
-    positions = next(itertools.islice(frame.f_code.co_positions(), frame.f_lasti // 2, None), None)
-    if positions is None or positions[0] is None or positions[0] != positions[1]:
+def source(frame: FrameType) -> str:
+    """The text of the expression at which the frame stands; "" where it is not at hand."""
+    positions = next(itertools.islice(frame.f_code.co_positions(), max(frame.f_lasti, 0) // 2, None), None)
+    if positions is None:
         return ""
-    return linecache.getline(frame.f_code.co_filename, positions[0])[positions[2] : positions[3]]
+    first, last, begin, end = positions
+    if first is None or last is None or begin is None or end is None:
+        return ""
+    # Columns count bytes.
+    lines = [linecache.getline(frame.f_code.co_filename, n).encode() for n in range(first, last + 1)]
+    if not all(lines):
+        return ""
+    lines[-1] = lines[-1][:end]
+    lines[0] = lines[0][begin:]
+    return b"".join(lines).decode(errors="replace")
 
 
 def first_word() -> str:

@@ -42,6 +42,17 @@ HANDLERS: Final[Mapping[Any, Callable[..., Any]]] = {
 }
 
 
+_AT: Final[Mapping[Any, str]] = {
+    np.add: "x = td.numpy.asarray(x).at[i].add(v) instead of np.add.at(x, i, v)",
+    np.subtract: "x = td.numpy.asarray(x).at[i].subtract(v) instead of np.subtract.at(x, i, v)",
+    np.multiply: "x = td.numpy.asarray(x).at[i].multiply(v) instead of np.multiply.at(x, i, v)",
+    np.divide: "x = td.numpy.asarray(x).at[i].divide(v) instead of np.divide.at(x, i, v)",
+    np.maximum: "x = td.numpy.asarray(x).at[i].max(v) instead of np.maximum.at(x, i, v)",
+    np.minimum: "x = td.numpy.asarray(x).at[i].min(v) instead of np.minimum.at(x, i, v)",
+    np.power: "x = td.numpy.asarray(x).at[i].power(v) instead of np.power.at(x, i, v)",
+}
+
+
 def handler_of(function: Any) -> Callable[..., Any] | None:
     """The traced form of a function or ufunc of NumPy; None where there is none."""
     if isinstance(function, np.ufunc):
@@ -73,7 +84,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: Ma
             return _compute(ufunc, *inputs, **kwargs)
         refuse_out(kwargs.get("out"), f"{ufunc.__name__}.{method}")
         if method == "at":
-            refuse_out(inputs[0], f"{ufunc.__name__}.at")
+            refuse_out(inputs[0], f"{ufunc.__name__}.at", _AT.get(ufunc, "x = x.at[i].set(v)"))
         if ufunc not in RULES or ufunc.nout != 1:
             raise not_traced(f"{ufunc.__name__}.{method}")
         rest = {name: value for name, value in kwargs.items() if name != "out"}

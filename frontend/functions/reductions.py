@@ -545,9 +545,12 @@ def ufunc_reduce(
             return any_(a, axis, None, keepdims, where=where)
         case np.logical_and if _given(initial) is None:
             return all_(a, axis, None, keepdims, where=where)
-    if where is not True:
-        raise not_traced(f"{ufunc.__name__}.reduce(where=)")
     x = lift(a)
+    masked_ = _given(where, True) is not True
+    if masked_:
+        chosen = typed(where, bool_)
+        shape = broadcast_shapes(x.shape, chosen.shape)
+        x, chosen = wrap(broadcast(unwrap(x), shape)), broadcast(chosen, shape)
     axes = axes_of(axis, x.ndim)
     if not axes:
         return x
@@ -559,9 +562,17 @@ def ufunc_reduce(
         )
     begin = _given(initial) if _given(initial) is not None else None
     identity = ufunc.identity
-    if begin is None and identity is not None and type(x.shape[axes[0]]) is int and x.shape[axes[0]] == 0:
-        begin = identity
-    found = fold(ufunc, wrap(front(unwrap(x), axes)), dtype, begin)
+    empty = type(x.shape[axes[0]]) is int and x.shape[axes[0]] == 0
+    if begin is None and identity is not None and (empty or masked_):
+        begin = np.asarray(identity)[()]  # -1 has all bits of an unsigned type, too
+    if begin is None and masked_:
+        raise InvalidValue(
+            f"{ufunc.__name__}.reduce(where=) needs initial=: there may be nothing to begin with",
+            code="TD0822",
+            location=here(),
+        )
+    mask = front(chosen, axes) if masked_ else None
+    found = fold(ufunc, wrap(front(unwrap(x), axes)), dtype, begin, mask)
     return wrap(keep(unwrap(found), axes, keepdims))
 
 
@@ -572,6 +583,8 @@ def _reorderable(ufunc: np.ufunc) -> bool:
 def ufunc_accumulate(ufunc: np.ufunc, a: Any, axis: Any = 0, dtype: Any = None, out: Any = None) -> Tracer:
     """`ufunc.accumulate`: by the prefixes of that name, else folded from the left."""
     refuse_out(out, f"{ufunc.__name__}.accumulate")
+    if ufunc is np.ldexp:
+        raise not_traced("ldexp.accumulate")
     known: Mapping[np.ufunc, type[Value]] = {
         np.add: r.CumSum, np.multiply: r.CumProd, np.maximum: r.CumMax, np.minimum: r.CumMin,
     }  # fmt: skip
@@ -581,6 +594,8 @@ def ufunc_accumulate(ufunc: np.ufunc, a: Any, axis: Any = 0, dtype: Any = None, 
 def ufunc_reduceat(ufunc: np.ufunc, a: Any, indices: Any, axis: Any = 0, dtype: Any = None, out: Any = None) -> Tracer:
     """`ufunc.reduceat` at indices that are known: each piece is reduced by itself."""
     refuse_out(out, f"{ufunc.__name__}.reduceat")
+    if ufunc is np.ldexp:
+        raise not_traced("ldexp.reduceat")
     value = unwrap(lift(a))
     number = axis_of(axis, value.rank)
     size = value.shape[number]

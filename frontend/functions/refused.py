@@ -22,6 +22,7 @@ _MEMORY = "TD0815"
 _masks = "np.where(condition, x, y) keeps the shape; sums under a mask take where=mask"
 _outside = "call it outside of the traced function"
 _sorted = "np.sort(x), then compare neighbours: x[1:] != x[:-1]"
+_complex = "np.{} of x.astype(complex), whose result is complex whatever the values"
 _eigen = "call it outside of the traced function"
 ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("copyto", _IN_PLACE, "np.where(mask, source, target), or td.numpy.full_like for np.full_like(a, t)"),
@@ -59,6 +60,20 @@ ROWS: Final[tuple[tuple[str, str, str], ...]] = (
     ("busday_offset", _ABSENT, _outside),
     ("is_busday", _ABSENT, _outside),
     ("datetime_as_string", _ABSENT, _outside),
+    *(
+        (f"emath.{name}", _SHAPE, _complex.format(name))
+        for name in (
+            "arccos",
+            "arcsin",
+            "arctanh",
+            "log",
+            "log10",
+            "log2",
+            "power",
+            "sqrt",
+        )
+    ),
+    ("emath.logn", _SHAPE, "np.log(x) / np.log(n) of x.astype(complex)"),
     ("linalg.eig", _ABSENT, _eigen),
     ("linalg.eigvals", _ABSENT, _eigen),
 )

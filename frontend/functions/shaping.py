@@ -279,6 +279,29 @@ def _rolled(value: Value, axis: int, shift: Any) -> Value:
     return Concatenate((cut(value, axis, split, size), cut(value, axis, 0, split)), axis)
 
 
+def sliding_window_view(
+    x: Any, window_shape: Any, axis: Any = None, *, subok: bool = False, writeable: bool = False
+) -> Tracer:
+    """As NumPy's, though no view: each window is read from its place."""
+    value = unwrap(lift(x))
+    sizes = tuple(static_dim(n, "a window") for n in _tuple(window_shape))
+    if axis is None and len(sizes) != value.rank:
+        raise _wrong(f"a window of {len(sizes)} axes for an array of {value.rank}; give axis")
+    numbers = [axis_of(each, value.rank) for each in (range(value.rank) if axis is None else _tuple(axis))]
+    if len(numbers) != len(sizes):
+        raise _wrong(f"a window of {len(sizes)} axes along {len(numbers)}")
+    for number, size in zip(numbers, sizes, strict=True):
+        there = value.shape[number]
+        if (type(size) is int and size < 0) or (type(size) is int and type(there) is int and size > there):
+            raise _wrong(f"a window of {show(size)} on an axis of {show(there)}")
+        place = TensorType((there - size + 1, size), i64)
+        index = Iota(place, 0) + Iota(place, 1)
+        found = Gather(value, (index,), (number,), "promised")
+        rest = range(2, found.rank)
+        value = permute(found, (*rest[:number], 0, *rest[number:], 1))
+    return wrap(value)
+
+
 def fftshift(x: Any, axes: Any = None) -> Tracer:
     return _shifted(x, axes, lambda n: floordiv(n, 2))
 
@@ -783,6 +806,7 @@ TABLE: Final[Mapping[Any, Callable[..., Any]]] = {
     np.hsplit: _split_along(1, 1, "hsplit"),
     np.insert: insert,
     np.linalg.diagonal: lambda x, /, *, offset=0: diagonal(x, offset, -2, -1),
+    np.lib.stride_tricks.sliding_window_view: sliding_window_view,
     np.linalg.matrix_transpose: matrix_transpose,
     np.matrix_transpose: matrix_transpose,
     np.moveaxis: moveaxis,

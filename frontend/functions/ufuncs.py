@@ -383,18 +383,13 @@ def _by_value(given: list[Any], kinds: tuple[Described, ...], takes: tuple[DType
     return takes
 
 
-def refuse_out(out: Any, name: str) -> None:
+def refuse_out(out: Any, name: str, edit: str = "bind the result: x = x + t instead of x += t or out=x") -> None:
     """Results are new arrays: TD0806 for `out=`."""
     if isinstance(out, tuple) and all(each is None for each in out):
         return
     if out is not None:
         what = "a traced array" if isinstance(out, Tracer) else "a concrete array"
-        raise Unsupported(
-            f"{name} was asked to write into {what}",
-            code="TD0806",
-            location=here(),
-            edit="bind the result: x = x + t instead of x += t or out=x",
-        )
+        raise Unsupported(f"{name} was asked to write into {what}", code="TD0806", location=here(), edit=edit)
 
 
 OUTSIDE: Final = "call it outside of the traced function, or write it in functions that are (docs/numpy.md)"
@@ -485,8 +480,9 @@ def outer(ufunc: np.ufunc, x: Any, y: Any, **kwargs: Any) -> Any:
     return elementwise(ufunc, spread, second, **kwargs)
 
 
-def fold(ufunc: np.ufunc, x: Tracer, dtype: Any = None, first: Any = None) -> Tracer:
-    """The ufunc folded from the left along axis 0, beginning with `first`, else with the first element."""
+def fold(ufunc: np.ufunc, x: Tracer, dtype: Any = None, first: Any = None, mask: Value | None = None) -> Tracer:
+    """The ufunc folded from the left along axis 0, beginning with `first`, else with the first element; only over what
+    the mask, of x's shape, has true."""
     value, takes, kind = _folded(ufunc, x, dtype)
     if first is None:
         if type(value.shape[0]) is int and value.shape[0] == 0:
@@ -498,7 +494,7 @@ def fold(ufunc: np.ufunc, x: Tracer, dtype: Any = None, first: Any = None) -> Tr
         begin, rest = _first(value), _rest(value)
     else:
         begin, rest = typed(first, kind, value.shape[1:]), value
-    return wrap(Get(_scan(ufunc, begin, rest, takes, False), 0))
+    return wrap(Get(_scan(ufunc, begin, rest, takes, False, mask), 0))
 
 
 def prefixes(ufunc: np.ufunc, x: Tracer, dtype: Any = None) -> Tracer:
@@ -516,13 +512,19 @@ def _folded(ufunc: np.ufunc, x: Tracer, dtype: Any) -> tuple[Value, tuple[DType,
     return convert(unwrap(x), gives[0]), takes, gives[0]
 
 
-def _scan(ufunc: np.ufunc, begin: Value, rest: Value, takes: tuple[DType, ...], keep: bool) -> Value:
+def _scan(
+    ufunc: np.ufunc, begin: Value, rest: Value, takes: tuple[DType, ...], keep: bool, mask: Value | None = None
+) -> Value:
     state, element = Parameter("state", begin.tensor), Parameter("x", begin.tensor)
     built = RULES[ufunc](convert(state, takes[0]), convert(element, takes[1]))
     assert isinstance(built, Value)
     step = convert(built, begin.dtype)
-    body = Graph(ufunc.__name__, (state, element), (step, step) if keep else (step,))
-    return Scan((), (begin,), (rest,), body, rest.shape[0])
+    if mask is None:
+        body = Graph(ufunc.__name__, (state, element), (step, step) if keep else (step,))
+        return Scan((), (begin,), (rest,), body, rest.shape[0])
+    chosen = Parameter("chosen", begin.tensor.with_dtype(bool_))
+    body = Graph(ufunc.__name__, (state, element, chosen), (e.Select(chosen, step, state),))
+    return Scan((), (begin,), (rest, mask), body, rest.shape[0])
 
 
 def _first(value: Value) -> Value:

@@ -19,7 +19,7 @@ from tracing import Path as Place
 from tracing import at, places, put, run, same, traced
 
 import treadle as td
-from treadle.frontend.numpy_table import Row, rows, text
+from treadle.frontend.numpy_table import Row, drawing, rows, text
 from treadle.ir.errors import TreadleError
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "numpy.md"
@@ -30,6 +30,8 @@ FUNCTIONS = [path for path in TRACED if path in CASES]
 
 # Their answers are types and plans, known while tracing; no function may return them.
 ANSWERS = ("common_type", "einsum_path", "min_scalar_type", "result_type")
+# Modules that td.numpy does not have.
+THEIRS = ("emath.", "lib.")
 # What NumPy itself leaves open: the order within the parts, the content of what is empty.
 FREE = ("argpartition", "empty", "empty_like", "partition")
 
@@ -48,8 +50,8 @@ def member(path: str, root: Any = np) -> Any:
 
 
 def ours(path: str) -> Any:
-    """The function under `td.numpy`."""
-    return member(path, td.numpy)
+    """The function under `td.numpy`, where that has one."""
+    return member(path, np if path.startswith(THEIRS) else td.numpy)
 
 
 def codes(row: Row) -> set[str]:
@@ -228,3 +230,119 @@ def test_refused(path: str) -> None:
             assert "self.answer = self.function(*args, **kwargs)" in str(caught.value)
             if row.dispatches:
                 assert attempt(path, member(path), call, paths, None) == row.code
+
+
+# --- what the page says in sentences ------------------------------------------------------------------------------
+
+COUNT = np.int64(3)
+# Functions that NumPy computes while tracing: with a traced argument they raise, or tell what is known without values.
+SILENT: dict[str, tuple[Any, ...]] = {
+    "asarray_chkfinite": (np.ones(3),),
+    "asmatrix": (np.ones(3),),
+    "base_repr": (COUNT, 2),
+    "binary_repr": (COUNT,),
+    "bmat": ([[np.ones((2, 2))]],),
+    "broadcast_shapes": (COUNT,),
+    "diag_indices": (COUNT,),
+    "fft.fftfreq": (COUNT,),
+    "fft.rfftfreq": (COUNT,),
+    "format_float_positional": (np.float64(2.5),),
+    "format_float_scientific": (np.float64(2.5),),
+    "from_dlpack": (np.ones(3),),
+    "frombuffer": (np.ones(3),),
+    "fromiter": (np.ones(3), float),
+    "isfortran": (np.ones((2, 3)),),
+    "iterable": (np.ones(3),),
+    "isscalar": (np.ones(3),),
+    "lib.stride_tricks.as_strided": (np.ones(4), (2, 2), (16, 8)),
+    "nested_iters": (np.ones((2, 2)), [[0], [1]]),
+    "row_stack": ((np.ones(3), np.ones(3)),),
+    "tril_indices": (COUNT,),
+    "triu_indices": (COUNT,),
+}
+# They take no numbers: texts, files, types, settings.
+WITHOUT_NUMBERS = {
+    "datetime_data", "frompyfunc", "fromfile", "fromregex", "fromstring", "genfromtxt", "get_include",
+    "get_printoptions", "getbufsize", "geterr", "geterrcall", "info", "isdtype", "issubdtype", "load", "loadtxt",
+    "mintypecode", "printoptions", "promote_types", "set_printoptions", "setbufsize", "seterr", "seterrcall",
+    "show_config", "show_runtime", "typename",
+}  # fmt: skip
+
+
+def test_never_traced() -> None:
+    concrete = {path for path, row in ROWS.items() if row.status == "concrete"}
+    assert concrete <= SILENT.keys() | WITHOUT_NUMBERS
+    for path in sorted(concrete & SILENT.keys()):
+        call = Call(SILENT[path])
+        expected = member(path)(*call.args)
+        for place in places((call.args, {})):
+            try:
+                code = attempt(path, member(path), call, [place], expected)
+            except (TypeError, ValueError) as error:
+                # NumPy says what it cannot take.
+                assert any(word in str(error) for word in ("Tracer", "traced", "should be an integer")), path
+                continue
+            assert code is None or code in NUMBERS | {"TD0815"}, path
+
+
+DRAWS: dict[str, tuple[Any, ...]] = {
+    "beta": (1, 1), "binomial": (3, 0.5), "bytes": (3,), "chisquare": (2,), "choice": (3,), "dirichlet": ([1, 1],),
+    "f": (1, 1), "gamma": (1,), "geometric": (0.5,), "hypergeometric": (3, 3, 2), "logseries": (0.5,),
+    "multinomial": (3, [0.5, 0.5]), "multivariate_normal": ([0, 0], np.eye(2)), "negative_binomial": (1, 0.5),
+    "noncentral_chisquare": (1, 1), "noncentral_f": (1, 1, 1), "pareto": (1,), "permutation": (9,), "power": (1,),
+    "randint": (9,), "random_integers": (9,), "seed": (1,), "shuffle": ([1, 2, 3],), "standard_gamma": (1,),
+    "set_state": (np.random.RandomState(5).get_state(),), "standard_t": (1,), "triangular": (0, 0.5, 1),
+    "vonmises": (0, 1), "wald": (1, 1), "weibull": (1,), "zipf": (2,),
+}  # fmt: skip
+
+
+# Every function that draws, or changes what is drawn, is found and located.
+@pytest.mark.parametrize("name", drawing())
+def test_random_numbers(name: str) -> None:
+    state = np.random.get_state()  # noqa: NPY002 - the global generator is the subject
+
+    def user(x: Any) -> Any:
+        getattr(np.random, name)(*DRAWS.get(name, ()))
+        return x
+
+    try:
+        with pytest.raises(TreadleError) as caught:
+            traced(user, np.ones(3))
+    finally:
+        np.random.set_state(state)  # noqa: NPY002
+    assert caught.value.code == "TD0809"
+    assert "getattr(np.random, name)(" in str(caught.value)
+
+
+METHODS = [u for u in map(member, TRACED) if isinstance(u, np.ufunc) and u.nin == 2 and u.nout == 1 and not u.signature]
+
+
+# The methods of ufuncs, of every ufunc that has them.
+@pytest.mark.parametrize("ufunc", sorted(set(METHODS), key=lambda u: u.__name__), ids=lambda u: u.__name__)
+def test_methods_of_ufuncs(ufunc: np.ufunc) -> None:
+    floats, whole = np.array([[0.5, 2.0, 1.5], [1.0, 0.25, 3.0]]), np.array([[5, 2, 7], [1, 4, 3]])
+    for x in (floats, whole, floats.astype(np.float32), whole.astype(np.uint8), whole > 3):
+        for f, last in (
+            (lambda v: ufunc.reduce(v), False),
+            (lambda v: ufunc.reduce(v, axis=1, keepdims=True), True),
+            (lambda v: ufunc.accumulate(v), False),
+            (lambda v: ufunc.accumulate(v, axis=1), False),
+            (lambda v: ufunc.outer(v, v[0]), False),
+            (lambda v: ufunc.reduceat(v, [0, 2, 1], axis=1), True),
+            (lambda v: ufunc.reduce(v, axis=None, initial=1), True),
+            (lambda v: ufunc.reduce(v, axis=(0, 1)), True),
+            (lambda v: ufunc.reduce(v, axis=0, where=np.array([True, False, True])), False),
+        ):
+            if last and ufunc in (np.power, np.arctan2):
+                continue  # NumPy 2.4 reads only the first and the last number there
+            try:
+                expected = f(x)
+            except (TypeError, ValueError) as error:
+                with pytest.raises((TypeError, ValueError)) as caught:
+                    run(f, x)
+                assert isinstance(caught.value, TreadleError), error
+                continue
+            same(run(f, x), expected, rtol=1e-4)
+    with pytest.raises(TreadleError) as refused:
+        traced(lambda v: ufunc.at(np.zeros(3), [0], v[0, 0]), floats)
+    assert refused.value.code == "TD0806"

@@ -1,0 +1,132 @@
+"""The edit that a refusal suggests, found in the user's line: what it was calling, indexing or storing.
+
+Only the paths of errors come here, so the source may be read and parsed. Where it is not at hand, the edit is general.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from types import FrameType, ModuleType
+from typing import Any, Final
+
+import numpy as np
+
+from .userline import doing, first_word, source, user_frame
+
+STATIC: Final = "make it static (static_argnames=)"
+_INDEXED: Final = "td.numpy.asarray({array})[{index}] instead of {array}[{index}]"
+STORED: Final = "a = td.numpy.asarray(a).at[i].set(v) instead of a[i] = v"
+_GENERAL: Final = "td.numpy has the same functions, and takes traced arrays in every position"
+_JOINED: Final = {"r_": "np.concatenate([a, b])", "c_": "np.column_stack([a, b])", "mgrid": "td.numpy.indices(shape)",
+                  "ogrid": "td.numpy.ix_(a, b)"}  # fmt: skip
+# What `math` calls otherwise than NumPy does.
+_MATH: Final = {"fsum": "sum", "pow": "power", "dist": "linalg.norm", "prod": "prod", "gamma": "", "comb": ""}
+
+
+def expression() -> ast.expr | None:
+    """The expression at which the user's line stands."""
+    frame = user_frame()
+    if frame is None:
+        return None
+    try:
+        return ast.parse(source(frame).strip(), mode="eval").body
+    except SyntaxError:
+        return None
+
+
+def _meaning(node: ast.expr, frame: FrameType) -> Any:
+    """What a dotted name stands for, as long as it goes through modules; None for anything else."""
+    if isinstance(node, ast.Name):
+        return frame.f_locals.get(node.id, frame.f_globals.get(node.id, vars(sys.modules["builtins"]).get(node.id)))
+    if isinstance(node, ast.Attribute):
+        owner = _meaning(node.value, frame)
+        return getattr(owner, node.attr, None) if isinstance(owner, ModuleType) else None
+    return None
+
+
+def for_elements() -> tuple[str, str]:
+    """Where the elements of a traced array were asked for: what it was, and the edit."""
+    node, frame, what = expression(), user_frame(), "asked for its elements as a NumPy array"
+    if isinstance(node, ast.Subscript) and frame is not None:
+        maker = ast.unparse(node.value).rsplit(".", 1)[-1]
+        if maker in _JOINED and "." in ast.unparse(node.value):
+            return what, f"{_JOINED[maker]} instead of {ast.unparse(node)}"
+        return "used as an index of a concrete array", _subscript(node)
+    if doing() == "index":
+        return "used as an index of a concrete array", _INDEXED.format(array="a", index="i")
+    if isinstance(node, ast.Call) and frame is not None:
+        return what, _call(node, frame)
+    return what, f"{_GENERAL}; np.stack([a, b]) for np.array([a, b])"
+
+
+def _subscript(node: ast.Subscript) -> str:
+    if any(isinstance(each, ast.Slice) and not _empty(each) for each in ast.walk(node.slice)):
+        return "td.lax.dynamic_slice(a, starts, sizes), whose size is known"
+    index = ast.unparse(node.slice)
+    if isinstance(node.slice, ast.Tuple):
+        index = index[1:-1]
+    return _INDEXED.format(array=ast.unparse(node.value), index=index)
+
+
+def _empty(node: ast.Slice) -> bool:
+    return node.lower is None and node.upper is None and node.step is None
+
+
+def _call(node: ast.Call, frame: FrameType) -> str:
+    name, function = ast.unparse(node.func), _meaning(node.func, frame)
+    last = name.rsplit(".", 1)[-1]
+    module = _meaning(node.func.value, frame) if isinstance(node.func, ast.Attribute) else None
+    if module is np.random:
+        return "td.random with a key, or draw before the call"
+    if isinstance(function, type) and issubclass(function, np.generic):
+        return f"x.astype({name}) instead of {name}(x)"
+    if function is np.array:
+        return f"np.stack([a, b]) instead of {name}([a, b]), or td.numpy.array, which takes traced arrays"
+    if function is np.arange:
+        return "count to a known size: start + step * np.arange(n)"
+    if "vectorize" in name:
+        return "functions of whole arrays, or td.vmap of one for an element"
+    if function is not None and function is getattr(np, last, None) and not isinstance(function, type):
+        return f"td.numpy.{last}, which takes traced arrays in every position, instead of {name}"
+    method = isinstance(node.func, ast.Attribute) and not isinstance(module, ModuleType)
+    if method and hasattr(np.ndarray, last) and hasattr(np, last):
+        return f"td.numpy.{last}({name.rpartition('.')[0]}, ...) instead of {name}(...)"
+    return _GENERAL
+
+
+def for_number(kind: str) -> str:
+    """Where a Python number was asked for."""
+    node, frame = expression(), user_frame()
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and frame is not None:
+        name, module = node.func.attr, _meaning(node.func.value, frame)
+        if getattr(module, "__name__", "") in ("math", "cmath"):
+            theirs = _MATH.get(name, name)
+            if theirs and (hasattr(np, theirs) or "." in theirs):
+                return f"np.{theirs} instead of {ast.unparse(node.func)}"
+            return "write it in functions of NumPy, td.nn or td.lax"
+    static = f", or {STATIC}" if kind == "int" else ""
+    return f"x.astype({kind}) instead of {kind}(x){static}"
+
+
+def for_integer() -> str:
+    """Where an index or a length was asked for."""
+    what = doing()
+    if what == "store":
+        return STORED
+    node = expression()
+    if isinstance(node, ast.Subscript):
+        return _subscript(node)
+    if what == "index":
+        return _INDEXED.format(array="a", index="i")
+    if isinstance(node, ast.Call) and ast.unparse(node.func) == "range":
+        return f"{STATIC}, or loop with td.lax.fori_loop instead of range()"
+    return f"{STATIC}, or compute it from shapes and Python numbers"
+
+
+def for_truth() -> str:
+    """Where it mattered whether a traced array is true."""
+    return {
+        "while": "loop with td.lax.while_loop(condition, body, init)",
+        "assert": "check it outside of the traced function",
+    }.get(first_word(), "choose with np.where(condition, a, b) or branch with td.lax.cond(condition, f, g, *operands)")
