@@ -18,7 +18,7 @@ from ..ir import location as ir_location
 from ..ir.classes import dataclass
 from ..ir.dims import NOTHING, DimName
 from ..ir.errors import TreadleError, TypeMismatch
-from ..ir.graph import Graph
+from ..ir.graph import Graph, topological
 from ..ir.location import Location, Origin
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant, DimSize, Full, Get, Parameter, Value
@@ -203,7 +203,7 @@ def closed(
     Inner is what depends on a parameter of this trace, or was made since it began; what only outer values decide is
     taken from outside. Constants belong to nobody.
     """
-    order = _order(results)
+    order = topological((), results, free=True)
     inner = {id(p) for p in params}
     outside = _outer_parameters(trace.parent)
     outer: dict[int, Value] = {}
@@ -256,27 +256,6 @@ def closed(
 
 def _free(value: Value) -> bool:
     return isinstance(value, Full | Constant | DimSize)
-
-
-def _order(results: Sequence[Value]) -> list[Value]:
-    """Everything the results reach, operands before readers."""
-    order: list[Value] = []
-    done: set[int] = set()
-    for root in results:
-        stack: list[tuple[Value, int]] = [(root, 0)]
-        while stack:
-            value, position = stack.pop()
-            if id(value) in done:
-                continue
-            operands = value.operands
-            while position < len(operands) and id(operands[position]) in done:
-                position += 1
-            if position < len(operands):
-                stack += [(value, position + 1), (operands[position], 0)]
-            else:
-                done.add(id(value))
-                order.append(value)
-    return order
 
 
 def _outer_parameters(trace: Trace | None) -> set[int]:

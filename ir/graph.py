@@ -66,8 +66,9 @@ class Graph:
         return show(self)
 
 
-def topological(params: Iterable[Parameter], results: Iterable[Value]) -> tuple[Value, ...]:
-    """Depth-first post-order from the results, operands left to right, after the parameters."""
+def topological(params: Iterable[Parameter], results: Iterable[Value], *, free: bool = False) -> tuple[Value, ...]:
+    """Depth-first post-order from the results, operands left to right, after the parameters. Other parameters are an
+    error (TD0120), unless they are `free` to stand in it as they are."""
     order: list[Value] = list(params)
     done = set(map(id, order))
     for root in results:
@@ -83,7 +84,7 @@ def topological(params: Iterable[Parameter], results: Iterable[Value]) -> tuple[
                 stack.append((value, position + 1))
                 stack.append((operands[position], 0))
             elif id(value) not in done:
-                if isinstance(value, Parameter):
+                if isinstance(value, Parameter) and not free:
                     raise CheckFailed(
                         f"parameter {value.label} is used but does not belong to this graph",
                         code="TD0120",

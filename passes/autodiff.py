@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from ..ir.errors import Unsupported
-from ..ir.graph import Graph
+from ..ir.graph import Graph, topological
 from ..ir.location import at
 from ..ir.ops.control import Checkpoint
 from ..ir.ops.custom import Custom, CustomTangent
@@ -27,26 +27,9 @@ def differentiable(value: Value) -> bool:
     return isinstance(kind, TensorType) and kind.dtype.kind in ("float", "complex")
 
 
-def reachable_from(roots: Iterable[Value]) -> list[Value]:
+def reachable_from(roots: Iterable[Value]) -> tuple[Value, ...]:
     """Everything that `roots` need, operands before readers; free parameters included."""
-    order: list[Value] = []
-    done: set[int] = set()
-    for root in roots:
-        stack: list[tuple[Value, int]] = [(root, 0)]
-        while stack:
-            value, position = stack.pop()
-            if id(value) in done:
-                continue
-            operands = value.operands
-            while position < len(operands) and id(operands[position]) in done:
-                position += 1
-            if position < len(operands):
-                stack.append((value, position + 1))
-                stack.append((operands[position], 0))
-            else:
-                done.add(id(value))
-                order.append(value)
-    return order
+    return topological((), roots, free=True)
 
 
 def push(results: Sequence[Value], seeds: Mapping[int, Value]) -> list[Value | None]:

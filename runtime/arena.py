@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import cgroup
+from .pages import MADV_HUGEPAGE, advise, mapped, unmap
 
 if TYPE_CHECKING:
     CharArray = ctypes.Array[ctypes.c_char]
@@ -32,17 +33,6 @@ HUGE_PAGE = 2 << 20
 # pages.
 HUGE_BYTES = 4 << 20
 PAGE = mmap.PAGESIZE
-
-_libc = ctypes.CDLL(None, use_errno=True)
-_mmap = _libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_munmap = _libc.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_madvise = _libc.madvise
-_madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-MAP_FAILED = ctypes.c_void_p(-1).value
-MADV_HUGEPAGE = 14
 
 
 class Arena:
@@ -110,7 +100,7 @@ class Arena:
             size = self._idle.pop(address)
             self._free[size].remove(address)
             self.idle_bytes -= size
-            _munmap(address, size)
+            unmap(address, size)
 
     def _type(self, size: int) -> type[Any]:
         """The type of blocks of that size: the size of a ctypes array belongs to its type."""
@@ -127,22 +117,21 @@ class Arena:
     def _map(self, size: int) -> int:
         """Fresh memory: on a huge page from HUGE_BYTES on."""
         slack = HUGE_PAGE if size >= HUGE_BYTES else 0
-        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        start = _mmap(None, size + slack, protection, flags, -1, 0)
-        if start == MAP_FAILED:
+        start = mapped(size + slack)
+        if not start:
             self.trim()
-            start = _mmap(None, size + slack, protection, flags, -1, 0)
-        if start == MAP_FAILED or start is None:
+            start = mapped(size + slack)
+        if not start:
             raise MemoryError(f"no {size} bytes for a result or for scratch")
         if not slack:
-            return int(start)
+            return start
         address = -(-start // HUGE_PAGE) * HUGE_PAGE
         if address > start:
-            _munmap(start, address - start)
+            unmap(start, address - start)
         if address < start + slack:
-            _munmap(address + size, start + slack - address)
-        _madvise(address, size, MADV_HUGEPAGE)
-        return int(address)
+            unmap(address + size, start + slack - address)
+        advise(address, size, MADV_HUGEPAGE)
+        return address
 
 
 def size_class(nbytes: int) -> int:

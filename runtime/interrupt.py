@@ -25,6 +25,7 @@ from types import FrameType
 
 from .elf import AARCH64, X86_64
 from .loader import HOST
+from .pages import mapped, protect
 from .relocate import store
 
 # struct sigaction of Linux's C libraries on both machines: the handler, the mask, the flags, the restorer.
@@ -34,12 +35,6 @@ ONE_PRESS = 0x80000000  # what the handler adds: two of them, or one on top of o
 _libc = ctypes.CDLL(None, use_errno=True)
 _sigaction = _libc.sigaction
 _sigaction.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p)
-_mmap = _libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_mprotect = _libc.mprotect
-_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-MAP_FAILED = ctypes.c_void_p(-1).value
 
 _number = int(signal.SIGINT)
 _main = threading.main_thread().ident
@@ -53,16 +48,15 @@ class Watch:
 
     def __init__(self, python_handler: int) -> None:
         page = mmap.PAGESIZE
-        protection, flags = mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-        code = _mmap(None, 2 * page, protection, flags, -1, 0)
-        if code == MAP_FAILED or code is None:
+        code = mapped(2 * page)
+        if not code:
             raise MemoryError("no memory for a signal handler")
         text = handler_code(HOST or X86_64, page)
         ctypes.memmove(code, text, len(text))
-        if _mprotect(code, page, mmap.PROT_READ | mmap.PROT_EXEC):
+        if protect(code, page, mmap.PROT_READ | mmap.PROT_EXEC):
             raise MemoryError("this system does not let memory become executable")
-        # Never unmapped: a signal may arrive at any time, until the process ends.
-        self.handler = int(code)
+        # Never unmap: a signal may arrive at any time, until the process ends.
+        self.handler = code
         self.python_handler = python_handler
         self.counter = ctypes.c_uint64.from_address(self.handler + page)
         self.word = self.handler + page + 4  # both machines are little-endian: the upper half

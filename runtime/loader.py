@@ -20,6 +20,7 @@ from types import MappingProxyType
 from . import elf
 from .elf import Buffer
 from .errors import BadObject
+from .pages import mapped, protect, unmap
 from .relocate import CODE, DATA, FIXED, READ, Plan, align
 
 # What code generation may leave undefined: the block operations LLVM itself asks for, and the system calls of
@@ -36,14 +37,6 @@ CLOSED_LIST = frozenset((*BLOCK_OPERATIONS, *SYSTEM))
 HOST = {"x86_64": elf.X86_64, "AMD64": elf.X86_64, "aarch64": elf.AARCH64, "arm64": elf.AARCH64}.get(os.uname().machine)
 
 _libc = ctypes.CDLL(None, use_errno=True)
-_mmap = _libc.mmap
-_mmap.restype = ctypes.c_void_p
-_mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
-_munmap = _libc.munmap
-_munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-_mprotect = _libc.mprotect
-_mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
-MAP_FAILED = ctypes.c_void_p(-1).value
 
 _PROTECTION = {
     READ: mmap.PROT_READ,
@@ -62,7 +55,7 @@ class LoadedObject:
         self.code_size = code_size
         self.closed = False
         self.symbols = MappingProxyType(dict(symbols))
-        self._release = weakref.finalize(self, _munmap, base, size)
+        self._release = weakref.finalize(self, unmap, base, size)
         # At the end of the process threads may still run this code.
         self._release.atexit = False
 
@@ -106,9 +99,8 @@ def load(
     size = max(align(image.end, page), page)
     contents = bytearray(size)
     pointers = image.fill(contents, {})
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    base = _mmap(None, size, mmap.PROT_READ | mmap.PROT_WRITE, flags, -1, 0)
-    if base == MAP_FAILED or base is None:
+    base = mapped(size)
+    if not base:
         raise MemoryError(f"{size} bytes for code")
     for place, symbol, addend in pointers:
         start = base if symbol is None else given[symbol] if symbol in given else far_address(symbol)
@@ -118,8 +110,8 @@ def load(
     # to date.
     for group, (first, last) in image.spans.items():
         length = align(last, page) - first
-        if group is not DATA and length and _mprotect(base + first, length, _PROTECTION[group]):
-            _munmap(base, size)
+        if group is not DATA and length and protect(base + first, length, _PROTECTION[group]):
+            unmap(base, size)
             raise BadObject("this system does not let memory become executable", code="TD0912")
     defined = {s.name: base + image.offset(s) for s in plan.symbols if elf.exported(s) and s.section in plan.pieces}
     return LoadedObject(base, size, image.stubs - image.spans[CODE][0], defined)
