@@ -1,8 +1,9 @@
 """This machine as a Target: CPU and features as LLVM sees them, cores this process may use, caches from the kernel.
 
-Everything is read once per process. On a machine whose name LLVM does not know well, the features decide: the code is
-the same, only its scheduling is for a middling CPU. The core count is the smaller of the affinity mask and the quota
-of the control group, because a thread beyond either only waits.
+Everything is read once per process. What LLVM says is a text that can be kept: asking costs the import of llvmlite.
+On a machine whose name LLVM does not know well, the features decide: the code is the same, only its scheduling is for
+a middling CPU. The core count is the smaller of the affinity mask and the quota of the control group, because a thread
+beyond either only waits.
 """
 
 from __future__ import annotations
@@ -22,17 +23,25 @@ _GROUPS = Path("/sys/fs/cgroup")
 
 
 @functools.cache
-def host() -> Target:
-    """The running machine. Raises `Unsupported` (TD0542) on an architecture there is no code for."""
+def described() -> str:
+    """The name of this CPU and its features, as LLVM has them."""
     import llvmlite.binding as llvm
 
+    return f"{llvm.get_host_cpu_name()} {','.join(sorted(k for k, v in llvm.get_host_cpu_features().items() if v))}"
+
+
+@functools.cache
+def host(description: str | None = None) -> Target:
+    """The running machine; `description` is what `described` says, where that is known. Raises `Unsupported` (TD0542)
+    on an architecture there is no code for."""
     arch = _arch(platform.machine())
-    present = llvm.get_host_cpu_features()
+    name, _, listed = (description or described()).partition(" ")
+    present = frozenset(listed.split(","))
     universe = ARM_FEATURES if arch == "arm64" else X86_FEATURES
-    features = tuple(sorted(feature for feature in universe if present.get(feature)))
+    features = tuple(sorted(feature for feature in universe if feature in present))
     if arch == "arm64":
         features = tuple(sorted({*features, "neon", "fp-armv8"}))  # both are part of the architecture
-    target = target_of(arch, _cpu_name(arch, llvm.get_host_cpu_name(), features), features)
+    target = target_of(arch, _cpu_name(arch, name, features), features)
     sizes = cache_sizes(_CACHES)
     return replace(
         target,

@@ -123,13 +123,13 @@ def operands(*xs: Any) -> list[Any]:
 
 
 def shape_of(x: Any) -> Shape:
-    return x.shape if isinstance(x, Tracer | np.ndarray | np.generic) else ()
+    return x.shape if type(x) is Tracer or isinstance(x, np.ndarray | np.generic) else ()
 
 
 def typed(x: Any, dtype: DType, shape: Shape | None = None) -> Value:
     """An operand as a value of that dtype, stretched to `shape` if given. Python numbers are rounded once, to
     `dtype`."""
-    if isinstance(x, np.generic | bool | int | float | complex):
+    if type(x) is not Tracer and isinstance(x, np.generic | bool | int | float | complex):
         narrowed = isinstance(x, complex) and dtype.kind != "complex"
         number = np.asarray(x).astype(dtype.numpy).item() if narrowed or isinstance(x, np.generic | bool) else x
         return Full(number, TensorType(() if shape is None else shape, dtype))
@@ -158,6 +158,9 @@ def convert(value: Value, dtype: DType) -> Value:
 
 def broadcast_shapes(*shapes: Shape) -> Shape:
     """The shape in which the shapes meet, by NumPy's rule; TD0817 names two that do not go together."""
+    several = [shape for shape in shapes if shape]
+    if not several or all(shape == several[0] for shape in several):
+        return several[0] if several else ()
     rank = max(map(len, shapes), default=0)
     found: list[Dim] = [1] * rank
     for shape in shapes:

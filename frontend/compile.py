@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from difflib import get_close_matches
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -292,9 +293,7 @@ def place_of(location: Location | None) -> Place | None:
 def target_named(name: str) -> Target:
     """`host`, a known CPU or model target, or a target's text. TD0644 for anything else."""
     if name == "host":
-        from ..codegen.host import host
-
-        return host()
+        return this_machine()
     from ..codegen.cpus import MODELS, cpu, names
 
     if name in MODELS:
@@ -313,6 +312,25 @@ def target_named(name: str) -> Target:
             code="TD0644",
             edit=f"did you mean {near[0]}?" if near else f"or spell it out, as {error.message.rpartition(' ')[2]}",
         ) from None
+
+
+@functools.cache
+def this_machine() -> Target:
+    """The running machine. What LLVM says of its CPU is kept on disk, since asking costs 20 ms of imports."""
+    from ..codegen.host import described, host
+
+    cache, cpu_identity = disk_cache(config.current), cpu.identity()
+    # An LLVM that is older than the one that was asked may not know the name, and would end the process over it.
+    llvm = find_spec("llvmlite")
+    if cache is None or not cpu_identity or llvm is None or llvm.origin is None:
+        return host()
+    words = f"{VERSION} host {cpu_identity} {llvm.origin} {Path(llvm.origin).stat().st_mtime_ns}"
+    key = hashlib.sha256(words.encode()).hexdigest()
+    kept = cache.get(key)
+    if kept is None:
+        kept = described().encode()
+        cache.put(key, kept)
+    return host(kept.decode())
 
 
 @dataclass

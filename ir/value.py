@@ -118,17 +118,17 @@ class Value:
         schema = self.schema
         if len(args) > len(schema):
             raise TypeError(f"{self.name} takes {len(schema)} fields, {len(args)} were given")
-        for field, value in zip(schema, args, strict=False):
-            fields[field.name] = value
-        for field in schema[len(args) :]:
-            if field.name in kwargs:
-                fields[field.name] = kwargs.pop(field.name)
-            elif field.default is not MISSING:
-                fields[field.name] = field.default
-            else:
-                raise TypeError(f"{self.name}: field {field.name!r} is missing")
-        if kwargs:
-            raise TypeError(f"{self.name} has no field {next(iter(kwargs))!r}")
+        fields.update(zip(self.__match_args__, args))
+        if len(args) < len(schema) or kwargs:
+            for field in schema[len(args) :]:
+                if field.name in kwargs:
+                    fields[field.name] = kwargs.pop(field.name)
+                elif field.default is not MISSING:
+                    fields[field.name] = field.default
+                else:
+                    raise TypeError(f"{self.name}: field {field.name!r} is missing")
+            if kwargs:
+                raise TypeError(f"{self.name} has no field {next(iter(kwargs))!r}")
         origin = current_origin()
         fields["location"] = origin.location
         fields["sequence"] = origin.sequence
@@ -180,11 +180,13 @@ class Value:
 
     @property
     def shape(self) -> Shape:
-        return self.tensor.shape
+        kind = self.type
+        return kind.shape if type(kind) is TensorType else self.tensor.shape
 
     @property
     def dtype(self) -> DType:
-        return self.tensor.dtype
+        kind = self.type
+        return kind.dtype if type(kind) is TensorType else self.tensor.dtype
 
     @property
     def rank(self) -> int:

@@ -85,6 +85,8 @@ def rewrite(graph: Graph, rule: Rule, *, bodies: bool = True) -> Graph:
 def opened(graph: Graph, body_of: Callable[[Value], Graph | None]) -> Graph:
     """The graph in which each op that `body_of` gives a body for, here or within bodies, is replaced by that body on
     its operands. The graph itself when there is none."""
+    if not any(value.bodies or body_of(value) is not None for value in graph.ops):
+        return graph
     memo: dict[int, Value] = {id(param): param for param in graph.params}
     parts: dict[int, tuple[Value, ...]] = {}
     for value in graph.ops:

@@ -17,6 +17,17 @@ KERNEL_NAMES = {
 
 
 @functools.cache
+def identity(file: Path = Path("/proc/cpuinfo")) -> str:
+    """What tells this CPU from others: its maker, model and features; "" when the kernel does not tell."""
+    try:
+        first = file.read_text().partition("\n\n")[0]
+    except OSError:
+        return ""
+    told = r"^(?:vendor_id|cpu family|model|model name|stepping|flags|Features|CPU \w+)\s*:.*$"
+    return "\n".join(re.findall(told, first, re.MULTILINE))
+
+
+@functools.cache
 def reported(file: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
     """The features of the first CPU, without punctuation."""
     try:

@@ -70,3 +70,9 @@ def test_the_core_count_is_the_tighter_limit(monkeypatch: pytest.MonkeyPatch, tm
     for quota, want in (("50000 100000", 1), ("100000 100000", 1), ("max 100000", len(os.sched_getaffinity(0)))):
         (tmp_path / "cpu.max").write_text(quota)
         assert core_count() == want
+
+
+def test_what_llvm_says_can_be_kept() -> None:
+    """The driver keeps it on disk: a target made from the kept text is the one that LLVM would give now."""
+    module.host.cache_clear()
+    assert module.host(module.described()) == module.host()

@@ -3,7 +3,10 @@ wrong."""
 
 from __future__ import annotations
 
+import os
 import pickle
+import subprocess
+import sys
 import threading
 import weakref
 from dataclasses import dataclass
@@ -299,3 +302,17 @@ def test_interpolation_on_a_circle() -> None:
 def test_ufuncs_are_functions(ufunc, count):
     args = [np.arange(1.0, 5.0)] * count
     np.testing.assert_allclose(td.jit(ufunc)(*args), ufunc(*args), rtol=1e-15)
+
+
+# What LLVM, networkx and rich cost to import, a process that finds its program on disk must not pay.
+def test_a_warm_process_needs_no_compiler(tmp_path) -> None:
+    (tmp_path / "program.py").write_text(
+        "import sys, numpy as np, treadle as td\n"
+        "f = td.jit(lambda x: np.exp(x) @ x + 1)\n"
+        "f(np.eye(3))\n"
+        "print(td.stats().disk_hits, [m for m in ('llvmlite', 'networkx', 'rich') if m in sys.modules])\n"
+    )
+    command = [sys.executable, str(tmp_path / "program.py")]
+    environment = {**os.environ, "TREADLE_CACHE_DIR": str(tmp_path / "cache")}
+    said = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
+    assert [run.stdout for run in said] == ["0 ['llvmlite']\n", "1 []\n"]

@@ -271,6 +271,17 @@ def test_a_model_for_a_larger_cpu_is_refused_with_the_features_named(
         artifact.load(tmp_path / "big.so")
 
 
+def test_a_cpu_is_told_from_others(tmp_path: Path) -> None:
+    """By its model and features, not by its clock or by how many there are; "" where the kernel says nothing."""
+    block = "processor\t: 0\nmodel name\t: This One\ncpu MHz\t\t: 2000\nflags\t\t: avx2 fma\n"
+    one, two, other = (tmp_path / name for name in ("one", "two", "other"))
+    one.write_text(block + "\n")
+    two.write_text(block.replace("2000", "3000") + "\n" + block.replace(": 0", ": 1"))
+    other.write_text(block.replace("fma", "fma avx512f"))
+    assert cpu.identity(one) == cpu.identity(two) != cpu.identity(other)
+    assert "This One" in cpu.identity(one) and cpu.identity(tmp_path / "none") == ""
+
+
 def test_features_are_known_by_llvms_names() -> None:
     """Whatever LLVM finds on this machine must be found here too, or good models would be refused."""
     import llvmlite.binding as llvm
