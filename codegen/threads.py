@@ -25,7 +25,7 @@ def divided(loop: For, weight: int, names: Names, multiple: int = 1) -> For:
 
     `weight` is what one iteration costs in bytes; a piece is a multiple of `multiple` iterations.
     """
-    piece = max(GRAIN // weight // multiple, 1) * multiple
+    piece = max(GRAIN // max(weight, 1) // multiple, 1) * multiple  # rows of nothing cost nothing
     count = loop.stop - loop.start
     if type(count) is int and count <= piece:
         return loop

@@ -20,7 +20,7 @@ import warnings
 import weakref
 from pathlib import Path
 
-from .errors import CacheWarning
+from .errors import CacheWarning, users_level
 
 MAGIC = b"TREADLE-OBJECT-1"
 HEADER_BYTES = len(MAGIC) + hashlib.sha256().digest_size
@@ -130,8 +130,11 @@ class ObjectCache:
                 self._warn(f"cannot use {self.directory}: {error.strerror}")
                 return False
             owned = status.st_uid in (os.geteuid(), 0)
-            self._trusted = stat.S_ISDIR(status.st_mode) and owned and not status.st_mode & stat.S_IWOTH
-            if not self._trusted:
+            directory = stat.S_ISDIR(status.st_mode)
+            self._trusted = directory and owned and not status.st_mode & stat.S_IWOTH
+            if not directory:
+                self._warn(f"{self.directory} is not a directory")
+            elif not self._trusted:
                 self._warn(f"{self.directory} is not used: others can write there, and its entries are run as code")
         return self._trusted
 
@@ -175,7 +178,7 @@ class ObjectCache:
                 return
             self._warned = True
         message = f"TD0920: the compilation cache is off: {reason}"
-        warnings.warn(message, CacheWarning, stacklevel=3)
+        warnings.warn(message, CacheWarning, stacklevel=users_level())
 
 
 def _remove(path: str | os.PathLike[str]) -> None:

@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import loader, record, scratch
+from .errors import users_level
 from .executable import WRITABLE
 from .record import (
     CallOf,
@@ -395,7 +396,9 @@ def _warn(reason: str) -> None:
     global _warned
     if not _warned:
         _warned = True
-        warnings.warn(f"calls of compiled functions take the complete path: {reason}", DispatchWarning, stacklevel=4)
+        warnings.warn(
+            f"calls of compiled functions take the complete path: {reason}", DispatchWarning, stacklevel=users_level()
+        )
 
 
 class _Member(ctypes.Structure):

@@ -7,7 +7,14 @@ user's line; in a deployed program, where no frontend is at hand, they read well
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
+from types import FrameType
 from typing import NamedTuple
+
+# Whose frames are none of the user's: the package's, and those behind which a value is computed once.
+OWN_FILES = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep, functools.__file__)
 
 
 class Place(NamedTuple):
@@ -120,3 +127,13 @@ FAILURES: dict[str, type[RuntimeFault]] = {
 
 class CacheWarning(UserWarning):
     """The disk cache cannot be used; compilation goes on without it."""
+
+
+def users_level() -> int:
+    """The `stacklevel` with which a warning of the function that asks is shown at the user's line."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_code.co_filename.startswith(OWN_FILES):
+        frame = frame.f_back
+        level += 1
+    return level

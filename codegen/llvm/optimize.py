@@ -10,11 +10,18 @@ importing it costs tens of milliseconds.
 from __future__ import annotations
 
 import functools
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from ...ir.errors import CheckFailed, InvalidValue
+
+# LLVM runs in one thread at a time (llvmlite sees to that), and a process that forks waits until it is idle: a child
+# would inherit llvmlite's lock, held by a thread that it does not have.
+_idle = threading.RLock()
+os.register_at_fork(before=_idle.acquire, after_in_parent=_idle.release, after_in_child=_idle.release)
 
 
 def object_code(text: str, triple: str, cpu: str, features: str, opt: int = 1, pipeline: int = 0) -> bytes:
@@ -40,6 +47,11 @@ def assembly(text: str, triple: str, cpu: str, features: str, opt: int = 1, pipe
 @contextmanager
 def _module(text: str, triple: str, cpu: str, features: str, opt: int, pipeline: int) -> Iterator[tuple[Any, Any]]:
     """A verified module in a context of its own, and the machine to emit it for."""
+    with _idle:
+        yield from _alone(text, triple, cpu, features, opt, pipeline)
+
+
+def _alone(text: str, triple: str, cpu: str, features: str, opt: int, pipeline: int) -> Iterator[tuple[Any, Any]]:
     import llvmlite.binding as llvm
 
     machine, layout = _target_machine(triple, cpu, features, opt)
