@@ -31,6 +31,7 @@ def run(example: str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.time_limit(300)
 @pytest.mark.parametrize("example", [name for name in EXAMPLES if name != "digits.py"])
 def test_an_example_runs(example: str, tmp_path: Path) -> None:
     """Each asserts what it claims; a claim that no longer holds would mislead more than it teaches."""
@@ -46,6 +47,7 @@ def steps(report: str) -> list[str]:
     return [re.sub(r"\s*[\d.,]+", "#", line) for line in lines]
 
 
+@pytest.mark.time_limit(300)
 def test_the_demo_prints_what_the_readme_shows(tmp_path: Path, update: bool) -> None:
     """The report in the README is one that was printed."""
     report = run("digits.py", tmp_path)

@@ -31,6 +31,7 @@ def runner() -> ModuleType:
     return module
 
 
+@pytest.mark.time_limit(300)  # a page of commands starts Python some twenty times
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_code_of_a_page_runs(page: Path, tmp_path: Path, update: bool) -> None:
     """The first thing a newcomer does is to paste from here."""
