@@ -52,8 +52,8 @@ class Compiled:
             module.add(kernel, linkage="external")
         self.kernels = {kernel.name: kernel for kernel in kernels}
         self.text = module.text()
-        code = object_code(self.text, target.triple, target.llvm_cpu, target.llvm_features)
-        self.loaded: LoadedObject = load(code, closed_list=frozenset(BLOCK_OPERATIONS))
+        self.code = object_code(self.text, target.triple, target.llvm_cpu, target.llvm_features)
+        self.loaded: LoadedObject = load(self.code, closed_list=frozenset(BLOCK_OPERATIONS))
 
     def __call__(
         self,

@@ -48,7 +48,7 @@ class Written:
     def _fresh(self, base: str) -> str:
         number = self._count.get(base, 0)
         self._count[base] = number + 1
-        return f"{base}{number}" if number else base
+        return f"{base}_{number}" if number else base  # a name such as u8 would be a type's
 
     def let(self, name: str, value: Operand, dtype: DType | None = None) -> Var:
         expr = as_expr(value, dtype)

@@ -98,6 +98,7 @@ _F64: Final[dict[str, Writer]] = {
     "pow": math_power.pow_f64,
     "erf": math_special.erf_f64,
     "erfc": math_special.erfc_f64,
+    "normal_cdf": math_special.normal_cdf_f64,
     "erfinv": math_special.erfinv_f64,
     "lgamma": math_gamma.lgamma_f64,
     "digamma": math_gamma.digamma_f64,
@@ -105,6 +106,8 @@ _F64: Final[dict[str, Writer]] = {
 _F32: Final[dict[str, Writer]] = {
     "log": math_log.log_f32,
     "erf": math_special.erf_f32,
+    "erfc": math_special.erfc_f32,
+    "normal_cdf": math_special.normal_cdf_f32,
     "sin": math_trig.sin_f32,
     "cos": math_trig.cos_f32,
     "tan": math_trig.tan_f32,

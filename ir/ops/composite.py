@@ -22,7 +22,7 @@ from ..structure import Axis, Monoid, Read, Structure, element, logsumexp_monoid
 from ..types import Shape, TensorType, Type
 from ..value import Array, DimSize, Full, Value, lift, replace
 from .contract import Dot
-from .elementwise import Clamp, Erfc, Exp, IsFinite, Log, Logistic, Maximum, Rsqrt, Select, where, widely
+from .elementwise import Clamp, Exp, IsFinite, Log, Logistic, Maximum, NormalCdf, Rsqrt, Select, where, widely
 from .families import Composite, Tangent, normalize_axis
 from .movement import Broadcast, Iota, Reshape, Transpose
 from .reduce import Max, Sum, converted, stacked
@@ -303,8 +303,8 @@ class Relu(Activation):
 class Gelu(Activation):
     """x times the normal distribution function of x; with `approximate`, the usual fit by tanh (off by up to 5e-4).
 
-    Without cancellation for negative x (0.5 x erfc(-x / √2), and x logistic(2u) for the fit x (1 + tanh u) / 2); tends
-    to 0 at -inf, where the product of its factors would be NaN, and so does its derivative; to 1 at +inf.
+    Without cancellation for negative x (the fit x (1 + tanh u) / 2 is x logistic(2u)); tends to 0 at -inf, where the
+    product of its factors would be NaN, and so does its derivative; to 1 at +inf.
     """
 
     approximate: bool = False
@@ -315,7 +315,7 @@ class Gelu(Activation):
         if self.approximate:
             # Cubed beyond the bounds it may overflow, to the infinity whose logistic is the limit.
             return converted(bounded * Logistic(_twice_tanh_argument(x)), self.dtype)
-        return converted(0.5 * bounded * Erfc(-math.sqrt(0.5) * x), self.dtype)
+        return converted(bounded * NormalCdf(x), self.dtype)
 
     def slope(self) -> Value:
         x = wide(self.x)
@@ -324,14 +324,14 @@ class Gelu(Activation):
             s = Logistic(_twice_tanh_argument(c))
             return s + c * (s * (1.0 - s)) * (2.0 * TANH_SLOPE * (1.0 + 3.0 * TANH_CUBIC * (c * c)))
         density = math.sqrt(0.5 / math.pi) * Exp(-0.5 * (c * c))
-        return 0.5 * Erfc(-math.sqrt(0.5) * x) + c * density
+        return NormalCdf(x) + c * density
 
     def evaluate(self, x: Array) -> Array:
         def gelu(x: Array) -> Array:
             bounded = np.maximum(x, -GELU_BOUND)
             if self.approximate:
                 return np.asarray(bounded * scalars.unary("logistic", 2 * TANH_SLOPE * x * (1 + TANH_CUBIC * x * x)))
-            return np.asarray(0.5 * bounded * scalars.unary("erfc", -np.sqrt(0.5) * x))
+            return np.asarray(bounded * scalars.unary("normal_cdf", x))
 
         return widely(gelu, x)
 

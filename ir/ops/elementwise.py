@@ -543,6 +543,16 @@ class Erfinv(Map):
         return (math.sqrt(math.pi) / 2.0 * Exp(self * self),)
 
 
+class NormalCdf(Map):
+    """The normal distribution function, erfc(-x/√2)/2, without cancellation for negative x."""
+
+    def evaluate(self, x: Array) -> Array:
+        return np.asarray(scalars.unary("normal_cdf", x))
+
+    def partials(self) -> tuple[Value | None, ...]:
+        return (math.sqrt(0.5 / math.pi) * Exp(-0.5 * (self.x * self.x)),)
+
+
 class Lgamma(Map):
     """log |Γ(x)|; inf at 0, at the negative whole numbers and at both infinities."""
 

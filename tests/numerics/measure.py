@@ -21,8 +21,8 @@ from treadle.ir.target import Target
 Array = np.ndarray[Any, Any]
 
 
-def map_kernel(op: str, dtype: DType) -> Kernel:
-    """z[i] = op(x[i]) over any number of elements, in vectors of 64 bytes, two at a time."""
+def map_kernel(op: str, dtype: DType, width: int = 64) -> Kernel:
+    """z[i] = op(x[i]) over any number of elements, in vectors of so many bytes."""
     k = Builder(f"{op}_{dtype}", dims=("N",))
     n = symbol("N")
     i = symbol("i")
@@ -30,14 +30,11 @@ def map_kernel(op: str, dtype: DType) -> Kernel:
     args = [load(param, i) for param in given]
     value = Binary(op, *args) if len(args) == 2 else Unary(op, args[0])
     z = k.output("z", value.dtype, (n,))
+    lanes = max(width // dtype.bytes, 1)
+    first = symbol("b")
     body = (Store(z.name, (i,), value),)
-    lanes = 64 // dtype.bytes
-    base, unrolled = symbol("b"), symbol("u")
-    main = n // (2 * lanes) * (2 * lanes)
-    start = base + unrolled
-    pair = For("u", 0, 2 * lanes, lanes, "unrolled", (For("i", start, start + lanes, 1, "vector", body, lanes),))
-    tail = For("i", base, minimum(base + lanes, n), 1, "vector", body, lanes)
-    k.emit(For("b", 0, main, 2 * lanes, "serial", (pair,)), For("b", main, n, lanes, "serial", (tail,)))
+    rest = For("i", first, minimum(first + lanes, n), 1, "vector", body, lanes)
+    k.emit(For("b", 0, n, lanes, "serial", (rest,)))
     return k.finish()
 
 
@@ -107,7 +104,7 @@ def points_f64(count: int = 1 << 20, seed: int = 0) -> Array:
 def special(dtype: Any) -> Array:
     """±0, infinities, NaN, the least and largest numbers, the neighbours of small whole numbers and halves."""
     info = np.finfo(dtype)
-    whole = np.arange(-40, 41, dtype=dtype) / 2
+    whole = (np.arange(-40, 41) / 2).astype(dtype)
     edges = [info.smallest_subnormal, info.tiny, np.nextafter(info.tiny, dtype(0)), info.max, info.eps, np.inf, np.nan]
     values = np.concatenate([np.array([0.0, *edges], dtype), whole])
     with np.errstate(over="ignore"):

@@ -93,6 +93,7 @@ EXACT: Final[dict[str, Function]] = {
     "erf": mpmath.erf,
     "erfc": mpmath.erfc,
     "erfinv": _erfinv,
+    "normal_cdf": lambda x: mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
     "lgamma": _lgamma,
     "digamma": mpmath.digamma,
     "logistic": _logistic,

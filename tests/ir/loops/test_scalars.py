@@ -348,6 +348,8 @@ def test_bits() -> None:
     [
         ("erf", 0.5, 0.52049987781304653768, 1),
         ("erfc", 10.0, 2.0884875837625447570e-45, 2),
+        ("normal_cdf", 0.5, 0.69146246127401310364, 1),
+        ("normal_cdf", -20.0, 2.7536241186062336951e-89, 2),
         ("erfinv", 0.5, 0.47693627620446987338, 2),
         ("erfinv", -0.999999, -3.4589107372754987775, 2),
         ("erfinv", 1e-300, 8.8622692545275801365e-301, 2),
@@ -379,6 +381,7 @@ def test_reference_corners() -> None:
     table = {
         "log": {0.0: -inf, -1.0: nan, inf: inf},
         "erfinv": {1.0: inf, -1.0: -inf, 1.5: nan},
+        "normal_cdf": {inf: 1.0, -inf: 0.0, 0.0: 0.5, -50.0: 0.0},
         "lgamma": {0.0: inf, -2.0: inf, inf: inf, -inf: inf, 1e306: inf},
         "digamma": {0.0: -inf, -1.0: nan, inf: inf, -inf: nan},
         "logistic": {inf: 1.0, -inf: 0.0, -800.0: 0.0},
