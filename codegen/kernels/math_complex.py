@@ -23,7 +23,6 @@ from ...ir.loops.build import (
     eq,
     fma,
     gt,
-    le,
     lit,
     lt,
     mul,
@@ -115,16 +114,13 @@ def exp2(b: Lets, x: Var, y: Var) -> Pair:
 
 
 def expm1(b: Lets, x: Var, y: Var) -> Pair:
-    """Real part: (e**x - 1) cos y - 2 sin(y/2)**2, which loses no digits near 0."""
+    """(e**x - 1) cos y - 2 sin(y/2)**2 and e**x sin y, which lose no digits near 0. Special values are what the formula
+    makes of them, as in NumPy; C has no such function."""
     p, n = exponential(b, x)
     sine, cosine = sine_and_cosine(b, y)
-    real, imaginary = turned(b, p, n, sine, cosine, x, y)
-    half_sine, _ = sine_and_cosine(b, b.let("half", mul(y, 0.5)))
-    small = fma(mul(half_sine, half_sine), -2.0, mul(real_expm1(b.let("m", at_most(50.0, x)), b), cosine))
-    # A real number has a real answer; beyond 50 the 1 is lost.
-    near = select(eq(y, 0.0), real_expm1(x, b), small)
-    far = select(eq(x, -math.inf), lit(-1.0, f64), real)
-    return select(and_(Unary("isfinite", y), le(x, 50.0)), near, far), imaginary
+    half, _ = sine_and_cosine(b, b.let("half", mul(y, 0.5)))
+    real = fma(mul(half, half), -2.0, mul(b.let("m", real_expm1(x, b)), cosine))
+    return real, mul(b.let("e", shifted(p, n)), sine)
 
 
 # --- logarithms -------------------------------------------------------------------------------------------------------

@@ -405,14 +405,6 @@ def _through_f64(function: Function, dtype: DType, *operands: Array) -> Array:
     return function(*[x.astype(np.float64) for x in operands]).astype(dtype.numpy)
 
 
-def _expm1(x: Array) -> Array:
-    """NumPy's, but for complex numbers that are real, where it gives infinity times 0, and at the infinities."""
-    if x.dtype.kind != "c":
-        return np.expm1(x)
-    result = np.where(np.isfinite(x), np.expm1(x), _make_complex(np.exp(x).real - 1, np.exp(x).imag))
-    return select(x.imag == 0, _make_complex(np.expm1(x.real), x.imag), result)
-
-
 def _power(x: Array, y: Array) -> Array:
     """NumPy's; complex numbers that are not finite go by e**(y log x), whose NumPy depends on the C library."""
     if x.dtype.kind != "c":
@@ -511,7 +503,7 @@ def _rsqrt(x: Array) -> Array:
 _REFERENCE: dict[str, Function] = {
     "exp": np.exp,
     "exp2": np.exp2,
-    "expm1": _expm1,
+    "expm1": np.expm1,
     "log": np.log,
     "log2": np.log2,
     "log10": np.log10,

@@ -307,7 +307,7 @@ class Expm1(Map):
     accepts = INEXACT
 
     def evaluate(self, x: Array) -> Array:
-        return np.asarray(scalars.unary("expm1", x))
+        return widely(np.expm1, x)
 
     def partials(self) -> tuple[Value | None, ...]:
         return (self + 1.0,)
