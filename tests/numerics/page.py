@@ -77,3 +77,7 @@ def keep(op: str, dtype: DType, error: float, at: str, update: bool) -> None:
 def rewrite(found: Measured) -> None:
     head = PAGE.read_text(encoding="utf-8").partition(MARK)[0]
     PAGE.write_text(head + MARK + written(found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    rewrite(measured())

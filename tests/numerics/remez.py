@@ -188,6 +188,116 @@ def _exp_weight(x: Any) -> Any:
     return mpmath.exp(-x)
 
 
+def _atanh_rest(z: Any) -> Any:
+    s = mpmath.sqrt(z) if z else mpf(10) ** -10
+    return (mpmath.atanh(s) - s - s**3 / 3) / s**5
+
+
+def _atanh_rest_weight(z: Any) -> Any:
+    s = mpmath.sqrt(z) if z else mpf(10) ** -10
+    return s**5 / mpmath.atanh(s)
+
+
+def _lgamma_near(u: Any) -> Any:
+    """lgamma(2 + u)/u"""
+    return mpmath.loggamma(2 + u) / u if abs(u) > mpf(10) ** -30 else mpmath.digamma(2)
+
+
+def _stirling(z: Any) -> Any:
+    """What Stirling's formula lacks, times x, in z = 1/x**2."""
+    if not z:
+        return mpf(1) / 12
+    x = 1 / mpmath.sqrt(z)
+    return x * (mpmath.loggamma(x) - ((x - 0.5) * mpmath.log(x) - x + mpmath.log(2 * mpmath.pi) / 2))
+
+
+def _digamma_far(z: Any) -> Any:
+    if not z:
+        return mpf(1) / 12
+    x = 1 / mpmath.sqrt(z)
+    return x * x * (mpmath.log(x) - 1 / (2 * x) - mpmath.digamma(x))
+
+
+def _digamma_near(u: Any) -> Any:
+    return mpmath.digamma(mpf("1.5") + u) / (mpf("1.5") + u - DIGAMMA_ZERO)
+
+
+DIGAMMA_ZERO: Final = mpmath.findroot(mpmath.digamma, 1.46)
+
+
+def _erfc_scaled(q: Any) -> Any:
+    a = 4 * (1 + q) / (1 - q)
+    return mpmath.exp(a * a) * mpmath.erfc(a) * (1 + 2 * a)
+
+
+def _erf_near(z: Any) -> Any:
+    """(erf(x)/x - 2/sqrt(pi)) / x**2 in z = x**2."""
+    first = 2 / mpmath.sqrt(mpmath.pi)
+    x = mpmath.sqrt(z) if z else mpf(10) ** -20
+    return (mpmath.erf(x) / x - first) / z if z else -first / 3
+
+
+def erf_pieces(count: int, width: Any, short: bool, wider: Any = 1) -> Any:
+    """erf(width j + t) by powers of t, |t| <= width/2, for j < 15. The first is odd at 0 and fitted on one side; the
+    last one, 15, is bent by hand to end in 1."""
+    half = mpf(width) / 2 * mpf(wider)
+    rows = []
+    for j in range(15):
+        middle = mpf(width) * j
+        piece = lambda t, middle=middle: mpmath.erf(middle + t)  # noqa: E731
+        first = 0 if j else 1
+        low = -half if j else mpf(0)
+        made, error = rounded(piece, range(first, count), low, half, _relative(piece), short=short)
+        rows.append(([0.0] * first + made, error))
+    return rows
+
+
+def tail_pieces(function: Function, degree: int) -> Any:
+    """A function of a by powers of a - middle, on the quarters of the powers of two of a + 1; the constant term is in
+    two f32, of which the first two numbers of a row are the halves."""
+    rows = []
+    for j in range(16):
+        width = mpf(2) ** (j // 4) / 4
+        middle = (4 + j % 4 + mpf(1) / 2) * width - 1
+        piece = lambda t, middle=middle: function(middle + t)  # noqa: E731
+        made, _ = fit(piece, range(degree + 1), -width / 2, width / 2, _relative(piece))
+        high = round_f32(made[0])
+        row = [high, round_f32(made[0] - high), *[round_f32(c) for c in made[1:]]]
+        grid = [-width / 2 + width * k / 200 for k in range(201)]
+        sums = [row[0] + mpf(row[1]) + sum(mpf(c) * t ** (k + 1) for k, c in enumerate(row[2:])) for t in grid]
+        error = max(abs(total / piece(t) - 1) for total, t in zip(sums, grid))
+        rows.append((row, float(mpmath.log(error, 2))))
+    return rows
+
+
+def erfinv_pieces(count: int) -> Any:
+    """erfinv(x)/x by powers of w - 1/2, w = -log(1 - x**2), up to w = 1, then by powers of sqrt(w) less the middles of
+    seven pieces 23/32 wide."""
+
+    def of(w: Any) -> Any:
+        """By Newton's steps on the logarithm of erfc, which is nearly a straight line."""
+        if not w:
+            return mpmath.sqrt(mpmath.pi) / 2
+        x = mpmath.sqrt(-mpmath.expm1(-w))
+        rest = mpmath.exp(-w) / (1 + x)
+        y = mpmath.sqrt(w) * mpf("0.9")
+        for _ in range(60):
+            tail = mpmath.erfc(y)
+            step = tail * mpmath.log(tail / rest) / (2 / mpmath.sqrt(mpmath.pi) * mpmath.exp(-y * y))
+            y += step
+            if abs(step) < y * mpf(2) ** -100:
+                break
+        return y / x
+
+    half = mpf(23) / 64
+    first = lambda t: of(mpf("0.5") + t)  # noqa: E731
+    rows = [rounded(first, range(count), -0.5, 0.5, _relative(first), short=False)]
+    for j in range(7):
+        piece = lambda t, middle=1 + (2 * j + 1) * half: of((middle + t) ** 2)  # noqa: E731
+        rows.append(rounded(piece, range(count), -half, half, _relative(piece), short=False))
+    return rows
+
+
 TABLES: Final[dict[str, Callable[[], Any]]] = {
     "EXP_F32": lambda: rounded(mpmath.exp, range(7), -HALF_LN2, HALF_LN2, _exp_weight, given=(1, 1)),
     "EXP_F64": lambda: rounded(mpmath.exp, range(12), -HALF_LN2, HALF_LN2, _exp_weight, short=False, given=(1, 1)),
@@ -213,14 +323,32 @@ TABLES: Final[dict[str, Callable[[], Any]]] = {
     "ATAN_F64": lambda: odd(mpmath.atan, mpf("0.41422"), 11, short=False),
     "SINH_F32": lambda: odd(mpmath.sinh, 1, 4, short=True),
     "SINH_F64": lambda: odd(mpmath.sinh, 1, 8, short=False),
+    "SIN_SHORT": lambda: odd(mpmath.sin, mpf("0.787"), 4, short=False),
+    "COS_SHORT": lambda: cosine(mpf("0.787"), 4, short=False),
+    "ATANH_SHORT": lambda: odd(mpmath.atanh, mpf("0.2001"), 4, short=False),
+    "ATANH_REST": lambda: rounded(_atanh_rest, range(9), 0, mpf("0.2001") ** 2, _atanh_rest_weight, short=False),
+    "EXP2_SHORT": lambda: rounded(_exp2, range(7), -0.5, 0.5, lambda x: 1 / _exp2(x), short=False, given=(1,)),
+    "CBRT": lambda: rounded(mpmath.cbrt, range(7), mpf(2) / 3, mpf(4) / 3, _relative(mpmath.cbrt), short=False),
+    "LGAMMA": lambda: rounded(_lgamma_near, range(20), -0.5, 0.5, _relative(_lgamma_near), short=False),
+    "STIRLING": lambda: rounded(_stirling, range(8), 0, mpf(1) / 64, short=False),
+    "DIGAMMA": lambda: rounded(_digamma_near, range(22), -0.5, 0.5, _relative(_digamma_near), short=False),
+    "DIGAMMA_FAR": lambda: rounded(_digamma_far, range(8), 0, mpf(1) / 64, short=False),
+    "ERFC": lambda: rounded(_erfc_scaled, range(23), -1, mpf(3) / 4, _relative(_erfc_scaled), short=False),
+    "ERF_NEAR": lambda: rounded(_erf_near, range(8), 0, mpf("0.2504"), lambda z: z, short=False),
+    "ERF_F32": lambda: erf_pieces(6, mpf(1) / 4, short=True),
+    "ERF_F64": lambda: erf_pieces(13, mpf(25) / 64, short=False, wider="1.0001"),
+    "ERFC_TAIL": lambda: tail_pieces(lambda a: mpmath.exp(a * a) * mpmath.erfc(a), 6),
+    "NORMAL_TAIL": lambda: tail_pieces(lambda a: mpmath.exp(a * a / 2) * mpmath.erfc(a / mpmath.sqrt(2)) / 2, 6),
+    "ERFINV": lambda: erfinv_pieces(17),
 }
 
 
 def main(names: Sequence[str]) -> None:
     for name in names or TABLES:
-        coefficients, error = TABLES[name]()
-        print(f"{name}: relative error 2**{error:.1f}")
-        print("    " + ", ".join([repr(c) for c in coefficients]) + ",")
+        made = TABLES[name]()
+        for coefficients, error in made if isinstance(made, list) else [made]:
+            print(f"{name}: relative error 2**{error:.1f}")
+            print("    " + ", ".join([repr(c) for c in coefficients]) + ",")
 
 
 if __name__ == "__main__":

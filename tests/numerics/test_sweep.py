@@ -100,6 +100,7 @@ def test_every_f32(op: str, update: bool) -> None:
             error, place = measured_errors(op, x[other], found[other], quick[other])
             if error > largest:
                 largest, at = error, place
+            assert error <= 2 or op not in ("sin", "cos") or abs(place) > 1e4, (error, place)
     assert largest <= BOUNDS[op].f32, (largest, at)
     page.keep(op, f32, largest, repr(np.float32(at)).removeprefix("np.float32(").removesuffix(")"), update)
 
