@@ -303,7 +303,8 @@ no:
 }
 
 ; [.., count, first register, keys ...]: the keys in the order of the record. Iterating runs no code, looking
-; up might.
+; up might. Where this process was found to keep its dicts in the known way, a dict whose keys are all texts and of
+; which nothing was deleted is read in place: its entries, key and value, stand in order in its table.
 define internal i1 @walk_dict(ptr %pc, ptr %registers) nounwind noinline {
 entry:
   %position = alloca i64
@@ -319,11 +320,53 @@ entry:
   %exact = icmp eq ptr %object.type, %dict
   br i1 %exact, label %sizes, label %no
 sizes:
+  %targets = getelementptr ptr, ptr %registers, i64 %first
+  %may.look = icmp ne i64 $dict_direct, 0
+  br i1 %may.look, label %look, label %ask
+look:
+  %table = field ptr %object, $dict_keys
+  %values = field ptr %object, $dict_values
+  %used = field i64 %object, $dict_used
+  %kind = field i8 %table, $keys_kind
+  %filled = field i64 %table, $keys_filled
+  %whole = icmp eq ptr %values, null
+  %texts = icmp eq i8 %kind, $keys_texts
+  %full = icmp eq i64 %filled, %count
+  %all = icmp eq i64 %used, %count
+  %plain.table = and i1 %whole, %texts
+  %plain.count = and i1 %full, %all
+  %plain = and i1 %plain.table, %plain.count
+  br i1 %plain, label %direct, label %ask
+direct:
+  %log.bytes = field i8 %table, $keys_index_bytes
+  %log.wide = zext i8 %log.bytes to i64
+  %index.bytes = shl i64 1, %log.wide
+  %entries.at = add i64 %index.bytes, $keys_indices
+  %entries = getelementptr i8, ptr %table, i64 %entries.at
+  br label %entry.loop
+entry.loop:
+  %e = phi i64 [ 0, %direct ], [ %e.next, %entry.keep ]
+  %e.more = icmp slt i64 %e, %count
+  br i1 %e.more, label %entry.each, label %yes
+entry.each:
+  %pair = getelementptr [2 x ptr], ptr %entries, i64 %e
+  %entry.key = item ptr %pair, 0
+  %entry.wanted = item ptr %keys, %e
+  %entry.same = icmp eq ptr %entry.key, %entry.wanted
+  br i1 %entry.same, label %entry.keep, label %entry.spell
+entry.spell:
+  %entry.equal = call i1 @same_text(ptr %entry.key, ptr %entry.wanted)
+  br i1 %entry.equal, label %entry.keep, label %no
+entry.keep:
+  %entry.value = item ptr %pair, 1
+  put ptr %entry.value, %targets, %e
+  %e.next = add i64 %e, 1
+  br label %entry.loop
+ask:
   %size = call i64 @PyDict_Size(ptr %object)
   %as.many = icmp eq i64 %size, %count
   br i1 %as.many, label %open, label %no
 open:
-  %targets = getelementptr ptr, ptr %registers, i64 %first
   store i64 0, ptr %position
   br label %loop
 loop:

@@ -130,6 +130,16 @@ define i32 @told(ptr %buffers, ptr %dims, ptr %arena, ptr %context) nounwind {
   ret i32 0
 }
 
+; the second of three inputs
+define i32 @copy_second(ptr %buffers, ptr %dims, ptr %arena, ptr %context) nounwind {
+  %x.place = getelementptr ptr, ptr %buffers, i64 1
+  %x = load ptr, ptr %x.place
+  %z.place = getelementptr ptr, ptr %buffers, i64 3
+  %z = load ptr, ptr %z.place
+  call void @llvm.memcpy.p0.p0.i64(ptr %z, ptr %x, i64 16, i1 false)
+  ret i32 0
+}
+
 ; 16 bytes of the input
 define i32 @copy(ptr %buffers, ptr %dims, ptr %arena, ptr %context) nounwind {
   %x = load ptr, ptr %buffers
@@ -498,6 +508,69 @@ def test_looking_into_a_dict_runs_no_code_of_the_user() -> None:
 
     f = function(record("nothing", tensors(None), tensors(None), (DictOf(("a",), (Leaf(0),)),)))
     assert f({Key(): ones()}) == "slow"
+
+
+class Attributes:
+    """Its `__dict__` shares its keys with those of other instances."""
+
+
+def forms(x: Array, y: Array) -> dict[str, dict[Any, Any]]:
+    """The dict {"a": x, "b": y}, kept by Python in different ways."""
+    one, other = Attributes(), Attributes()
+    one.a = other.a = x
+    one.b = other.b = y
+    again = {"z": x, "a": x, "b": y}
+    del again["z"]
+    replaced = {"a": y, "b": x}
+    replaced["a"], replaced["b"] = x, y
+    wide: dict[Any, Any] = {f"k{i}": x for i in range(300)}
+    for key in tuple(wide):
+        del wide[key]
+    wide.update(a=x, b=y)
+    numbered: dict[Any, Any] = {1: x, "a": x, "b": y}
+    del numbered[1]
+    return {
+        "literal": {"a": x, "b": y},
+        "copy": {"a": x, "b": y}.copy(),
+        "zipped": dict(zip("ab", (x, y), strict=True)),
+        "attributes": vars(one),
+        "one deleted": again,
+        "replaced": replaced,
+        "many deleted": wide,
+        "numbered": numbered,
+    }
+
+
+@functools.cache
+def asking() -> type[Any]:
+    """The native type with the routine of a process whose dicts are not kept in the known way."""
+    code = loader.load(compile_routine({**dispatch.measure(), "dict_direct": 0}))
+    return dispatch.make_type(Function, dispatch.Routine(code))
+
+
+@pytest.mark.parametrize("kind", [lambda: NATIVE, asking], ids=["in place", "asking"])
+@pytest.mark.parametrize("form", forms(ones(), ones()))
+def test_dicts_however_python_keeps_them(kind: Callable[[], type[Any]], form: str) -> None:
+    """Read in place where that is known to be right, entry by entry elsewhere; the same arrays either way."""
+    x, y = ones(), 2 * ones()
+    tree = (DictOf(("a", "b"), (Leaf(0), Leaf(1))), Leaf(2))
+    served = kind()(Slow())
+    served.install(record("copy_second", tensors(None, None, None), tensors(None), tree))
+    np.testing.assert_array_equal(served(forms(x, y)[form], ones()), y)
+    assert not served.slow.calls
+    assert served(forms(x, ones(5))[form], ones()) == "slow"
+
+
+def test_dicts_are_known_here() -> None:
+    """On the Pythons that we test with the short way is taken; otherwise the test above would test one way twice."""
+    assert dispatch.measure()["dict_direct"] == 1
+
+
+@pytest.mark.parametrize("field", dispatch.DICT_LAYOUT)
+def test_dicts_of_another_layout_are_asked(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
+    """Another version may move a field: that is found without reading what is no dict's, and costs only time."""
+    monkeypatch.setitem(dispatch.DICT_LAYOUT, field, dispatch.DICT_LAYOUT[field] + (1 if "keys_k" in field else 8))
+    assert dispatch.measure()["dict_direct"] == 0
 
 
 def test_many_leaves() -> None:
