@@ -200,7 +200,7 @@ def leaf_spec(leaf: Any, path: str, function: str) -> LeafSpec:
         return LeafSpec("array", _type_of(as_numpy(leaf, path, function), path, function), path)
     root = path.split("[")[0].split(".")[0]
     raise TypeMismatch(
-        f"{function}: {path} is a {kind.__name__}, which is neither a number, an array nor a container of them",
+        f"{function}: {path} is of type {kind.__name__}, which is neither a number, an array nor a container of them",
         code="TD0622",
         edit=f"make it static: td.jit(static_argnames={root!r}), or register its type with td.tree.register",
     )

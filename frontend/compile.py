@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .. import __version__
 from ..ir.classes import dataclass
 from ..ir.dims import show as show_dim
 from ..ir.errors import CheckFailed, InvalidValue, ParseError, TreadleError
@@ -236,16 +237,22 @@ class Compilation:
     def failures(self) -> list[Failure]:
         return [failure for failure, _ in self.sites]
 
+    def after(self, name: str) -> Graph:
+        """The graph after the pass of that name; `cleanup:2` is after the second time."""
+        word, _, turn = name.partition(":")
+        found = [step.after for step in self.steps if step.name.split("(")[0] == word]
+        number = int(turn) if turn.isdigit() else 1
+        if (turn and not turn.isdigit()) or not 1 <= number <= len(found):
+            known = ", ".join(step.name for step in self.steps)
+            raise InvalidValue(f"no pass {name!r} in this pipeline; it has {known}", code="TD0630")
+        return found[number - 1]
+
     def text(self, stage: str) -> str:
         """`graph`, `graph:PASS`, `program`, `loops`, `llvm` or `asm`."""
         name, _, pass_name = stage.partition(":")
         match name:
             case "graph" if pass_name:
-                for step in self.steps:
-                    if step.name.split("(")[0] == pass_name:
-                        return str(step.after)
-                known = ", ".join(step.name for step in self.steps)
-                raise InvalidValue(f"no pass {pass_name!r} in this pipeline; it has {known}", code="TD0630")
+                return str(self.after(pass_name))
             case "graph":
                 return str(self.graph)
             case "program":
@@ -422,6 +429,7 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         ],
         "cpu_features": list(compilation.target.features),
         "target": str(compilation.target),
+        "treadle": __version__,
         "constants": [b.label for b in program.constants],
         "kernels": len(program.kernels),
         "seconds": cost_of(program, sizes).seconds(compilation.target),
@@ -530,6 +538,11 @@ class Executed:
             keep=(loaded, self.constants),
         )
 
+    def sizes(self, leaves: Sequence[Any]) -> dict[str, int]:
+        """The symbolic sizes of a call with these leaves."""
+        found = self.signature.solve([array.shape for array in self.executable.inputs(leaves)])
+        return dict(zip([dim.name for dim in self.signature.dims], found, strict=True))
+
     def check_machine(self) -> None:
         """Refuse to run code here that was made for another machine (TD0643)."""
         if self.options.target == "host":
@@ -591,8 +604,7 @@ def profile(executed: Executed, leaves: Sequence[Any], *, calls: int, threads: i
     executed.check_machine()
     compilation, plain = executed.compilation, executed.signature
     program = compilation.program
-    arrays = executed.executable.inputs(leaves)
-    sizes = dict(zip([dim.name for dim in plain.dims], plain.solve([a.shape for a in arrays]), strict=True))
+    sizes = executed.sizes(leaves)
     costs = {kernel.name: graph_cost(kernel.graph, sizes) for kernel in program.kernels}
     statements = [
         profiling.Statement(

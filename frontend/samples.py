@@ -12,15 +12,20 @@ import numpy as np
 
 from ..ir.dims import evaluate, names
 from ..ir.types import TensorType
+from . import tree
 from .arguments import ShapeDtype
 
 SYMBOLIC_SIZE = 8  # what a symbolic size is when an argument must be made up
 
 
 def concrete(arguments: Sequence[Any]) -> list[Any]:
-    """The arguments, with noise in the place of each `ShapeDtype`."""
+    """The arguments, with noise in the place of each `ShapeDtype` in them."""
     generator = np.random.default_rng(0)
-    return [noise(each.type, generator) if isinstance(each, ShapeDtype) else each for each in arguments]
+
+    def filled(leaf: Any) -> Any:
+        return noise(leaf.type, generator) if isinstance(leaf, ShapeDtype) else leaf
+
+    return [tree.map(filled, each, is_leaf=lambda x: isinstance(x, ShapeDtype)) for each in arguments]
 
 
 def noise(kind: TensorType, generator: np.random.Generator) -> np.ndarray[Any, Any]:

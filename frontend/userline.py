@@ -44,6 +44,7 @@ _INTERNAL: Final = (
     os.path.join(_ROOT, "__init__.py"),
     os.path.dirname(os.path.abspath(np.__file__)) + os.sep,
     functools.__file__,  # what is computed once is computed behind a frame of this
+    "<frozen importlib",  # and what is imported, behind these
 )
 
 _known_files: dict[str, bool] = {}
