@@ -421,10 +421,16 @@ def vmap(
                 results.append(wrap(out))
                 continue
             full = out if flag else batch.repeat(out, size)
+            if not -full.rank <= place < full.rank:
+                raise InvalidValue(
+                    f"vmap of {name}: a batch of results is {full.type} and has no axis {place}",
+                    code="TD0712",
+                    location=here(),
+                )
             results.append(wrap(_moved(full, 0, place % full.rank)))
         return traced.out_tree.unflatten(results)
 
-    return transformed(inside, fun, "vmap", same=True)
+    return transformed(inside, fun, "vmap", same=True, bind=False)
 
 
 def _moved(value: Value, source: int, target: int) -> Value:
@@ -531,9 +537,10 @@ def named(inside: Callable[..., Any], fun: Callable[..., Any], what: str, *, sam
 
 
 def transformed(
-    inside: Callable[..., Any], fun: Callable[..., Any], what: str, *, same: bool = False
+    inside: Callable[..., Any], fun: Callable[..., Any], what: str, *, same: bool = False, bind: bool = True
 ) -> Callable[..., Any]:
-    """`inside` in a running trace; outside of one, compiled and called as `td.jit` would."""
+    """`inside` in a running trace; outside of one, compiled and called as `td.jit` would. Without `bind` arguments by
+    keyword stay so, whatever the parameters of `fun` are."""
     named(inside, fun, what, same=same)
     compiled: list[Any] = []
 
@@ -542,12 +549,17 @@ def transformed(
         with operation():
             return inside(*args, **kwargs)
 
+    def unbound(*args: Any, **kwargs: Any) -> Any:
+        return as_operation(*args, **kwargs)
+
+    unbound.__name__ = unbound.__qualname__ = inside.__name__
+
     @functools.wraps(inside)
     def call(*args: Any, **kwargs: Any) -> Any:
         if current() is not None:
             return as_operation(*args, **kwargs)
         if not compiled:
-            compiled.append(jit(as_operation))
+            compiled.append(jit(as_operation if bind else unbound))
         return compiled[0](*args, **kwargs)
 
     return call

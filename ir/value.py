@@ -19,7 +19,7 @@ from .dims import Dim
 from .dtypes import ARITHMETIC, COMPLEX, FLOATS, NUMBERS, REALS, DType, bool_, i64, of
 from .errors import InvalidValue, ShapeMismatch, TreadleError, TypeMismatch
 from .location import Location, Origin, current_origin
-from .loops.nodes import Binary, Const, Expr, Index, Unary
+from .loops.nodes import Binary, Const, Expr, Index, Select, Unary
 from .structure import Structure, element, pointwise
 from .types import Shape, TensorType, TupleType, Type
 
@@ -94,6 +94,9 @@ class Value:
     # Whether the derivative is zero wherever there is one: of what is constant in pieces, and of what yields integers
     # or bools. It is said, never assumed: an op that is neither flat nor has a derivative rule refuses to be derived.
     flat: ClassVar[bool] = False
+    # Whether the value may be infinite where the operands are not; None: it is no sooner than an operand is. Beside
+    # such factors a zero wins in derivatives, see `through`.
+    unbounded: ClassVar[bool | None] = False
 
     if TYPE_CHECKING:
         type: Type = MISSING  # set by the constructor; declared so for the type checker alone
@@ -419,6 +422,7 @@ class After(Value):
     dependencies: tuple[Value, ...]
 
     linear = (0,)
+    unbounded = None
 
     def result(self) -> Type:
         return self.x.type
@@ -489,10 +493,38 @@ class Elementwise(Value):
 
 
 def through(moved: Value, partial: Value) -> Value:
-    """A tangent or cotangent times a partial derivative, which of sums and differences is 1 or -1."""
-    if isinstance(partial, Full) and partial.value in (1, -1):
-        return moved if partial.value == 1 else Neg(moved)
-    return moved * partial
+    """A tangent or cotangent times a partial derivative, which of sums and differences is 1 or -1.
+
+    Where one of them may be infinite a zero wins: what is masked, and what does not move, has the derivative 0 also
+    at the pole of a branch that is not taken.
+    """
+    if isinstance(partial, Full):
+        if partial.value in (1, -1):
+            return moved if partial.value == 1 else Neg(moved)
+        return moved * partial
+    return StrongMul(moved, partial) if may_be_infinite(moved) or may_be_infinite(partial) else moved * partial
+
+
+def may_be_infinite(value: Value) -> bool:
+    """Whether there is a pole or an overflow among the maps and moves that a value comes of; told once for each."""
+    known = "_may_be_infinite"
+    stack = [value]
+    while stack:
+        last = stack[-1]
+        if known in last.__dict__:
+            stack.pop()
+            continue
+        if last.unbounded is None:
+            waiting = [operand for operand in last.operands if known not in operand.__dict__]
+            if waiting:
+                stack.extend(waiting)
+                continue
+            last.__dict__[known] = any(operand.__dict__[known] for operand in last.operands)
+        else:
+            last.__dict__[known] = last.unbounded
+        stack.pop()
+    found: bool = value.__dict__[known]
+    return found
 
 
 class BinaryElementwise(Elementwise):
@@ -512,6 +544,7 @@ class Add(BinaryElementwise):
     """Sum; integers wrap; `or` for bool."""
 
     accepts = ARITHMETIC
+    unbounded = None
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.add(x, y)
@@ -527,6 +560,8 @@ class Add(BinaryElementwise):
 class Sub(BinaryElementwise):
     """Difference; integers wrap."""
 
+    unbounded = None
+
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.subtract(x, y)
 
@@ -538,6 +573,7 @@ class Mul(BinaryElementwise):
     """Product; integers wrap; `and` for bool."""
 
     accepts = ARITHMETIC
+    unbounded = None
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.multiply(x, y)
@@ -549,8 +585,40 @@ class Mul(BinaryElementwise):
         return (self.y, self.x)
 
 
+class StrongMul(BinaryElementwise):
+    """Product, but 0 instead of NaN where a factor is 0: how tangents meet derivatives that have poles (the strong
+    zero of automatic differentiation)."""
+
+    accepts = FLOATS + COMPLEX
+    linear = (0, 1)
+    unbounded = None
+
+    def evaluate(self, x: Array, y: Array) -> Array:
+        product = np.multiply(x, y)
+        return np.where(((x == 0) | (y == 0)) & np.isnan(product), np.zeros_like(product), product)
+
+    def scalar(self, *x: Expr) -> Expr:
+        product = Binary("mul", x[0], x[1])
+        parts: tuple[Expr, ...] = (product,)
+        zero = Const(0.0, x[0].dtype)
+        if product.dtype.kind == "complex":
+            zero, parts = Const(0j, x[0].dtype), (Unary("real", product), Unary("imag", product))
+        undefined: Expr = Unary("isnan", parts[0])
+        for part in parts[1:]:
+            undefined = Binary("or", undefined, Unary("isnan", part))
+        none = Binary("or", Binary("eq", x[0], zero), Binary("eq", x[1], zero))
+        return Select(Binary("and", none, undefined), zero, product)
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        return StrongMul(cotangent, self.y if operand == 0 else self.x)
+
+
 class Div(BinaryElementwise):
     """True division of inexact numbers."""
+
+    @property
+    def unbounded(self) -> bool | None:  # type: ignore[override]  # not by a number
+        return None if isinstance(self.y, Full) else True
 
     accepts = FLOATS + COMPLEX
 
@@ -563,6 +631,8 @@ class Div(BinaryElementwise):
 
 class Neg(UnaryElementwise):
     """Negation; integers wrap."""
+
+    unbounded = None
 
     def evaluate(self, x: Array) -> Array:
         return np.negative(x)

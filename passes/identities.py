@@ -70,6 +70,7 @@ from ..ir.value import (
     Mul,
     Neg,
     Scalar,
+    StrongMul,
     Sub,
     Value,
     lift,
@@ -258,6 +259,17 @@ def _(value: Mul, exact: bool) -> Value | None:
             return Mul(x, lift(computed("mul", a, b, x.dtype), x))
         case Mul(x, y) if x.dtype is bool_ and x is y:
             return x
+    return None
+
+
+@simpler.register
+def _(value: StrongMul, exact: bool) -> Value | None:
+    # Beside a number that is neither 0 nor infinite the product is never NaN for the zero's sake.
+    match value:
+        case StrongMul(Full(), y) if not isinstance(y, Full):
+            return StrongMul(y, value.x)
+        case StrongMul(x, Full(c)) if not isinstance(c, complex) and c != 0 and math.isfinite(c):
+            return x * value.y
     return None
 
 

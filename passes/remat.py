@@ -137,10 +137,11 @@ def work(value: Value) -> int:
     if isinstance(value, Control):
         times = value.length if isinstance(value, Scan) and isinstance(value.length, int) else 1
         return elements + times * sum(work(v) for body in value.bodies for v in body.ops)
+    if value.structure() is None:
+        return (TRANSCENDENTAL_FLOPS + 1) * elements
     unknown = sorted({name for v in (value, *value.operands) for name in v.tensor.names()})
     cost = op_cost(value, dict.fromkeys(unknown, 1))
-    irregular = 0 if value.structure() is not None else TRANSCENDENTAL_FLOPS * elements
-    return int(cost.flops + TRANSCENDENTAL_FLOPS * cost.transcendentals) + irregular + elements
+    return int(cost.flops + TRANSCENDENTAL_FLOPS * cost.transcendentals) + elements
 
 
 def _bytes_of(kind: TensorType) -> int:

@@ -120,6 +120,7 @@ class Abs(Map):
     """|x|; the modulus of a complex number, which is real. The least integer wraps to itself. Derivative 0 at 0."""
 
     accepts = NUMBERS
+    unbounded = None
 
     def result_dtype(self) -> DType:
         return real_of(self.x.dtype)
@@ -247,6 +248,7 @@ class Sqrt(Map):
     """The square root, correctly rounded; -0 for -0, NaN below zero. The derivative at zero is +inf."""
 
     accepts = INEXACT
+    unbounded = None
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.sqrt, x)
@@ -259,6 +261,7 @@ class Rsqrt(Map):
     """1 / sqrt(x); inf at +0, -inf at -0, 0 at inf, NaN below zero."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(lambda v: 1.0 / np.sqrt(v), x)
@@ -281,6 +284,7 @@ class Exp(Map):
     """e**x: 0 at -inf, inf above the largest exponent, subnormal results kept."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.exp, x)
@@ -293,6 +297,7 @@ class Exp2(Map):
     """2**x; exact for whole x in range."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.exp2, x)
@@ -305,6 +310,7 @@ class Expm1(Map):
     """e**x - 1 without cancellation near 0; -1 at -inf, zeros keep their sign."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.expm1, x)
@@ -317,6 +323,7 @@ class Log(Map):
     """The natural logarithm: -inf at both zeros, NaN below, inf at inf. Complex: cut along (-inf, 0]."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.log, x)
@@ -329,6 +336,7 @@ class Log2(Map):
     """The logarithm to base 2; exact at powers of two."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.log2, x)
@@ -341,6 +349,7 @@ class Log10(Map):
     """The logarithm to base 10."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.log10, x)
@@ -353,6 +362,7 @@ class Log1p(Map):
     """log(1 + x) without cancellation near 0: -inf at -1, NaN below, zeros keep their sign."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.log1p, x)
@@ -392,6 +402,7 @@ class Tan(Map):
     """The tangent of x in radians; NaN at infinities, zeros keep their sign."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.tan, x)
@@ -440,6 +451,7 @@ class Sinh(Map):
     """The hyperbolic sine; infinities and the sign of zeros are kept."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.sinh, x)
@@ -452,6 +464,7 @@ class Cosh(Map):
     """The hyperbolic cosine; inf at both infinities."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.cosh, x)
@@ -502,6 +515,7 @@ class Atanh(Map):
     """The inverse hyperbolic tangent; ±inf at ±1, NaN beyond, zeros keep their sign."""
 
     accepts = INEXACT
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return widely(np.arctanh, x)
@@ -536,6 +550,8 @@ class Erfc(Map):
 class Erfinv(Map):
     """The inverse of erf: ±inf at ±1, NaN beyond, zeros keep their sign."""
 
+    unbounded = True
+
     def evaluate(self, x: Array) -> Array:
         return np.asarray(scalars.unary("erfinv", x))
 
@@ -556,6 +572,8 @@ class NormalCdf(Map):
 class Lgamma(Map):
     """log |Γ(x)|; inf at 0, at the negative whole numbers and at both infinities."""
 
+    unbounded = True
+
     def evaluate(self, x: Array) -> Array:
         return np.asarray(scalars.unary("lgamma", x))
 
@@ -565,6 +583,8 @@ class Lgamma(Map):
 
 class Digamma(Map):
     """The derivative of log |Γ(x)|; -inf at +0, inf at -0, NaN at the negative whole numbers and -inf, inf at inf."""
+
+    unbounded = True
 
     def evaluate(self, x: Array) -> Array:
         return np.asarray(scalars.unary("digamma", x))
@@ -585,6 +605,8 @@ class Logistic(Map):
 
 class Softplus(Map):
     """log(1 + exp(x)) without overflow; 0 at -inf, inf at inf."""
+
+    unbounded = None
 
     def evaluate(self, x: Array) -> Array:
         return widely(lambda v: np.logaddexp(v, 0.0), x)
@@ -706,6 +728,7 @@ class Real(RealLinear):
     x: Value
 
     accepts = COMPLEX
+    unbounded = None
     linear = (0,)
 
     def result_dtype(self) -> DType:
@@ -724,6 +747,7 @@ class Imag(RealLinear):
     x: Value
 
     accepts = COMPLEX
+    unbounded = None
     linear = (0,)
 
     def result_dtype(self) -> DType:
@@ -742,6 +766,7 @@ class Conj(RealLinear):
     x: Value
 
     accepts = COMPLEX
+    unbounded = None
     linear = (0,)
 
     def evaluate(self, x: Array) -> Array:
@@ -758,6 +783,7 @@ class Complex(RealLinear):
     im: Value
 
     accepts = (f32, f64)
+    unbounded = None
     linear = (0, 1)
 
     def result_dtype(self) -> DType:
@@ -781,6 +807,7 @@ class Pow(Map2):
     x where y is 0, and 0 in y where x or the result is 0."""
 
     accepts = NUMBERS
+    unbounded = True
 
     @property
     def can_fail(self) -> bool:  # type: ignore[override]  # of this instance, not of the class
@@ -866,6 +893,7 @@ class Extremum(Map2):
     NumPy."""
 
     accepts = ARITHMETIC
+    unbounded = None
     greatest: ClassVar[bool]
     # Whether a NaN gives way to a number.
     skips_nan: ClassVar[bool] = False
@@ -1173,6 +1201,7 @@ class Select(RealLinear):
     y: Value
 
     accepts = DTYPES
+    unbounded = None
     linear = (1, 2)
 
     def check_operands(self) -> None:
@@ -1230,6 +1259,7 @@ class Convert(RealLinear):
     to: DType
 
     accepts = DTYPES
+    unbounded = None
 
     @property
     def linear(self) -> tuple[int, ...]:  # type: ignore[override]  # integers and bools carry no tangents

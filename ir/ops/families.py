@@ -64,6 +64,7 @@ class Movement(Op):
 
     linear: ClassVar[tuple[int, ...]] = (0,)
     accepts: ClassVar[tuple[DType, ...]] = DTYPES
+    unbounded = None
 
     def read(self, at: tuple[Dim, ...]) -> Read:
         """Where the result element at `at` is read from."""

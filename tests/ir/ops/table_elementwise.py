@@ -60,13 +60,13 @@ DOMAINS: dict[str, tuple[tuple[float, float], ...]] = {
 
 # Ops whose value is exactly defined: one rounding, or none.
 EXACT = frozenset(
-    """add sub mul div neg lt le gt ge eq ne abs sign floor ceil trunc rint sqrt is_nan is_inf is_finite signbit not
-    population_count real imag conj complex mod rem floor_div maximum minimum fmax fmin and or xor shift_left
-    shift_right copysign nextafter ldexp select clamp convert bitcast""".split()
+    """add sub mul strong_mul div neg lt le gt ge eq ne abs sign floor ceil trunc rint sqrt is_nan is_inf is_finite
+    signbit not population_count real imag conj complex mod rem floor_div maximum minimum fmax fmin and or xor
+    shift_left shift_right copysign nextafter ldexp select clamp convert bitcast""".split()
 )
 
 # Of complex numbers these are composed of several roundings.
-COMPOSED = frozenset(("abs", "sign", "mul", "div", "sqrt"))
+COMPOSED = frozenset(("abs", "sign", "mul", "strong_mul", "div", "sqrt"))
 
 
 def special(dtype: DType) -> np.ndarray:
