@@ -6,10 +6,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 
 from ...ir.dims import Dim, product
-from ...ir.dtypes import bool_, c128, f64, i64, u8
+from ...ir.dtypes import bool_, c128, f32, f64, i64, u8
 from ...ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ...ir.ops import elementwise as e
 from ...ir.ops.contract import conv
@@ -106,11 +107,19 @@ def _beside(part: Any, x: Tracer, axis: int) -> Tracer | None:
 
 def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Tracer:
     value = unwrap(lift(ary))
-    flat = wrap(reshape(value, (value.tensor.size,)))
-    parts: list[Tracer] = [diff(flat)]
-    for part, place in ((to_begin, 0), (to_end, 2)):
+    flat = reshape(value, (value.tensor.size,))
+    size = flat.shape[0]
+    high = 1 if type(size) is not int else min(1, size)
+    parts: list[Tracer] = [_sub(wrap(cut(flat, 0, high, size)), wrap(cut(flat, 0, 0, size - high)))]
+    for part, place, name in ((to_begin, 0, "to_begin"), (to_end, 2, "to_end")):
         if part is not None:
             given = unwrap(lift(part))
+            if not np.can_cast(given.dtype.numpy, value.dtype.numpy, "same_kind"):
+                raise TypeMismatch(
+                    f"dtype of `{name}` must be compatible with input `ary` under the `same_kind` rule",
+                    code="TD0816",
+                    location=here(),
+                )
             parts.insert(place, wrap(convert(reshape(given, (given.tensor.size,)), value.dtype)))
     return concatenate(parts) if len(parts) > 1 else parts[0]
 
@@ -129,7 +138,12 @@ def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> An
     if edge_order not in (1, 2):
         raise _wrong("'edge_order' greater than 2 not supported")
     kind = x.value.dtype
-    if kind.is_integer or kind is bool_:
+    if kind is bool_:
+        raise TypeMismatch(
+            "numpy boolean subtract, the `-` operator, is not supported", code="TD0816", location=here(),
+            edit="x.astype(int)",
+        )  # fmt: skip
+    if kind.is_integer:
         x = astype(x, f64)
     found = [_gradient(x, number, step, edge_order) for number, step in zip(axes, steps, strict=True)]
     return found[0] if len(axes) == 1 else tuple(found)
@@ -223,6 +237,8 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: Any = -1) -> Tracer:
 
 def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None) -> Tracer:
     complex_ = lift(fp).value.dtype.kind == "complex"
+    if any(lift(each).value.dtype.kind == "complex" for each in (x, xp)):
+        raise TypeMismatch("interp: x and xp must be real", code="TD0816", location=here())
     at = wrap(convert(unwrap(lift(x)), f64))
     known, values = wrap(convert(unwrap(lift(xp)), f64)), wrap(convert(unwrap(lift(fp)), c128 if complex_ else f64))
     if known.ndim != 1 or values.ndim != 1:
@@ -386,9 +402,13 @@ def poly(seq_of_zeros: Any) -> Tracer:
         raise Unsupported(
             "poly of a matrix needs its eigenvalues", code="TD0810", location=here(), edit="give the roots"
         )
-    found = lift(np.ones(1, zeros.dtype))
+    kind = zeros.value.dtype
+    if kind not in (f32, f64) and kind.kind != "complex":
+        zeros, kind = astype(zeros, f64), f64
+    one = np.ones(1, kind.numpy)
+    found = lift(one)
     for zero in zeros:
-        found = convolve(found, concatenate([lift(np.ones(1, zeros.dtype)), wrap(reshape(unwrap(-zero), (1,)))]))
+        found = convolve(found, concatenate([one, wrap(reshape(unwrap(-zero), (1,)))]))
     return found
 
 
@@ -417,12 +437,15 @@ def unwrap_angles(p: Any, discont: Any = None, axis: Any = -1, *, period: Any = 
     correction = lift(where(small, 0, correction))
     value = wrap(convert(unwrap(x), kind))
     first = wrap(cut(unwrap(value), number, 0, 1))
-    rest = wrap(cut(unwrap(value), number, 1, value.shape[number]))
-    return concatenate([first, _add(rest, cumsum(correction, number))], number)
+    rest = _add(wrap(cut(unwrap(value), number, 1, value.shape[number])), cumsum(correction, number))
+    return concatenate([first, astype(rest, kind)], number)
 
 
 def sinc(x: Any) -> Tracer:
-    y = _mul(math.pi, where(elementwise(np.equal, x, 0), 1.0e-20, x))
+    y = _mul(math.pi, x)
+    kind = y.value.dtype
+    small = float((np.finfo if kind.numpy.kind == "f" else ml_dtypes.finfo)(kind.numpy).eps) if kind.is_float else 1e-20
+    y = lift(where(y, y, small))
     return _div(elementwise(np.sin, y), y)
 
 
@@ -587,6 +610,8 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: Any = "raise", order: A
 def _placed(index: Any, size: int, mode: str) -> Tracer:
     """A position inside 0..size-1 by the mode; `raise` fails at run time, by reading a table that ends there."""
     at = lift(index)
+    if at.value.dtype is bool_:
+        at = astype(at, i64)
     if not at.value.dtype.is_integer:
         raise TypeMismatch("only int indices permitted", code="TD0816", location=here())
     at = astype(at, np.int64)

@@ -8,14 +8,14 @@ from typing import Any, Final
 import numpy as np
 
 from ...ir.dims import SymbolicDim
-from ...ir.dtypes import bool_, of, u8
+from ...ir.dtypes import bool_, f64, of, u8
 from ...ir.errors import TreadleError, TypeMismatch, Unsupported
 from ...ir.ops import elementwise as e
 from ...ir.ops.indexing import Gather, SearchSorted
 from ...ir.ops.reduce import Any as AnyReduction
 from ...ir.value import Full, Value
 from ..arrays import broadcast, broadcast_shapes, convert, described, is_number, lift, reshape, size_value, static_int
-from ..promotion import default, result_type
+from ..promotion import result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
 from .creation import astype
@@ -167,10 +167,11 @@ def min_scalar_type(a: Any, /) -> np.dtype[Any]:
 
 
 def common_type(*arrays: Any) -> Any:
-    kind = result_type(*(lift(a).value.dtype for a in arrays))
-    if kind is bool_:
+    kinds = [lift(a).value.dtype for a in arrays]
+    if bool_ in kinds:
         raise TypeMismatch("can't get common type for non-numeric array", code="TD0816", location=here())
-    return (kind if not kind.is_integer else default(float)).numpy.type
+    kind = result_type(*(f64 if kind.is_integer else kind for kind in kinds))
+    return kind.numpy.type
 
 
 def real_if_close(a: Any, tol: Any = 100) -> Tracer:

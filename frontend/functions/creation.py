@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from ...ir.dims import Dim, SymbolicDim, ceildiv, maximum
-from ...ir.dtypes import DType, bool_, f64, i64, of, real_of
+from ...ir.dtypes import DType, f64, i64, of, promote, real_of
 from ...ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ...ir.ops import elementwise as e
 from ...ir.ops.movement import Concatenate, Iota
@@ -261,7 +261,7 @@ def logspace(
 
 def geomspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, dtype: Any = None, axis: Any = 0) -> Tracer:
     kinds = [described(x) for x in (start, stop)]
-    inner = result_type(*kinds, float)
+    inner = result_type(*kinds, f64)
     if inner.kind == "complex":
         raise Unsupported(
             "geomspace of complex numbers",
@@ -326,8 +326,7 @@ def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
     if value.rank != 1:
         raise InvalidValue("x must be a one-dimensional array or sequence.", code="TD0822", location=here())
     columns = value.shape[0] if N is None else static_dim(N, "N")
-    # NumPy multiplies integers (bool among them) in int64 at least.
-    kind = result_type(value.dtype, i64) if value.dtype is bool_ or value.dtype.is_integer else value.dtype
+    kind = promote(value.dtype, i64)  # as NumPy has it, so f32 becomes f64
     size = value.shape[0]
     if type(columns) is not int:
         raise Unsupported("vander of a size that is a name", code="TD0811", location=here(), edit="give N as a number")

@@ -64,7 +64,8 @@ def _rotation(p: Value, q: Value, between: Value) -> tuple[Value, Value, Value, 
     """For the matrices [[p, b], [conj b, q]]: c and s of the rotation that makes them diagonal, b / |b|, and by how
     much p falls and q grows."""
     size = _size(between)
-    none = e.Eq(size, Full(0, size.tensor))
+    none = size < float(np.finfo(size.dtype.numpy).tiny) / _epsilon(size.dtype)  # below, quotients lose their digits
+    size = e.Select(none, Full(0, size.tensor), size)
     half = (q - p) * 0.5
     reach = e.Abs(half) + e.Hypot(half, size)
     safe = e.Select(none, Full(1.0, size.tensor), reach)

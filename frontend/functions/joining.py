@@ -11,23 +11,23 @@ from ...ir.dtypes import DType
 from ...ir.errors import InvalidValue, TypeMismatch
 from ...ir.ops.movement import Concatenate
 from ...ir.value import Value
-from ..arrays import axis_of, described, dtype_argument, expand, is_number, lift, reshape, typed
+from ..arrays import axis_of, dtype_argument, expand, lift, reshape
 from ..promotion import result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
+from .creation import astype
 from .shaping import raised_to
 from .ufuncs import refuse_out
 
 _column = raised_to(2, lambda value: (value.tensor.size, 1))
 
 
-def _met(items: Sequence[Any], dtype: Any) -> list[Value]:
+def _met(items: Sequence[Any], dtype: Any, casting: str = "same_kind") -> list[Value]:
     """The items in the dtype in which they meet; NumPy takes Python numbers in them as arrays, so they are not weak."""
     xs = [lift(item) for item in items]
-    kinds = [x.value.dtype if not is_number(item) else described(item) for x, item in zip(xs, items, strict=True)]
     asked: DType | None = dtype_argument(dtype)
-    kind = asked if asked is not None else result_type(*kinds)
-    return [typed(x, kind) for x in xs]
+    kind = asked if asked is not None else result_type(*(x.value.dtype for x in xs))
+    return [unwrap(astype(x, kind, casting="unsafe" if asked is None else casting)) for x in xs]
 
 
 def _items(arrays: Any, name: str) -> list[Any]:
@@ -46,7 +46,7 @@ def concatenate(
     arrays: Any, /, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind"
 ) -> Tracer:
     refuse_out(out, "concatenate")
-    values = _met(_items(arrays, "concatenate"), dtype)
+    values = _met(_items(arrays, "concatenate"), dtype, casting)
     if axis is None:
         values = [reshape(value, (value.tensor.size,)) for value in values]
         axis = 0
@@ -59,7 +59,7 @@ def concatenate(
 
 def stack(arrays: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, casting: str = "same_kind") -> Tracer:
     refuse_out(out, "stack")
-    values = _met(_items(arrays, "stack"), dtype)
+    values = _met(_items(arrays, "stack"), dtype, casting)
     if any(value.shape != values[0].shape for value in values):
         raise InvalidValue("all input arrays must have the same shape", code="TD0822", location=here())
     number = axis_of(axis, values[0].rank + 1)

@@ -50,10 +50,10 @@ def _wrong(message: str) -> ShapeMismatch:
 
 
 def _met(a: Any, b: Any) -> tuple[Value, Value]:
-    """Both operands in the dtype in which they meet."""
-    x, y = lift(a), lift(b)
-    kind = result_type(described(x), described(y))
-    return typed(x, kind), typed(y, kind)
+    """Both operands in the dtype in which they meet; a Python number is an array, so it is not weak."""
+    x, y = unwrap(lift(a)), unwrap(lift(b))
+    kind = result_type(x.dtype, y.dtype)
+    return convert(x, kind), convert(y, kind)
 
 
 def contract(
@@ -207,7 +207,7 @@ def dot(a: Any, b: Any, out: Any = None) -> Tracer:
     refuse_out(out, "dot")
     x, y = _met(a, b)
     if x.rank == 0 or y.rank == 0:
-        found: Tracer = elementwise(np.multiply, a, b)
+        found: Tracer = elementwise(np.multiply, wrap(x), wrap(y))
         return found
     return wrap(contract(x, y, (), (), (x.rank - 1,), (max(y.rank - 2, 0),)))
 
@@ -225,7 +225,7 @@ def vdot(a: Any, b: Any, /) -> Tracer:
 def inner(a: Any, b: Any, /) -> Tracer:
     x, y = _met(a, b)
     if x.rank == 0 or y.rank == 0:
-        found: Tracer = elementwise(np.multiply, a, b)
+        found: Tracer = elementwise(np.multiply, wrap(x), wrap(y))
         return found
     return wrap(contract(x, y, (), (), (x.rank - 1,), (y.rank - 1,)))
 
@@ -307,9 +307,9 @@ def einsum(
 ) -> Tracer:
     refuse_out(out, "einsum")
     terms, output, xs = _subscripts(operands)
-    kinds = [described(x) for x in xs]
-    kind = dtype_argument(dtype) or result_type(*kinds)
-    values = [typed(x, kind) for x in xs]
+    given = [unwrap(lift(x)) for x in xs]
+    kind = dtype_argument(dtype) or result_type(*(value.dtype for value in given))
+    values = [convert(value, kind) for value in given]
     labelled = [_labelled(value, term) for value, term in zip(values, terms, strict=True)]
     return wrap(_contracted(labelled, output, kind))
 

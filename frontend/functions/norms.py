@@ -12,7 +12,7 @@ from ...ir.dtypes import bool_, f64, real_of
 from ...ir.errors import InvalidValue
 from ...ir.ops import elementwise as e
 from ...ir.ops import reduce as r
-from ...ir.value import Value
+from ...ir.value import Full, Value
 from ..arrays import axes_of, axis_of, convert, expand, lift, permute, reshape
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
@@ -91,7 +91,7 @@ def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Trace
         )
     if ord in (2, -2, "nuc"):
         kept = [i for i in range(x.ndim) if i not in axes]
-        values = singular_values(permute(unwrap(x), (*kept, *axes)))
+        values = singular_values(matrix(wrap(permute(unwrap(x), (*kept, *axes)))))
         last = values.rank - 1
         found: Value = values
         if ord == "nuc":
@@ -110,8 +110,11 @@ def cond(x: Any, p: Any = None) -> Tracer:
         found: Tracer = elementwise(np.true_divide, *(map(wrap, (most, least) if p != -2 else (least, most))))
         return found
     given = lift(x)
-    both: Tracer = elementwise(np.multiply, norm(given, p, (-2, -1)), norm(inv(given), p, (-2, -1)))
-    return both
+    both = unwrap(elementwise(np.multiply, norm(given, p, (-2, -1)), norm(inv(given), p, (-2, -1))))
+    # A matrix without an inverse has none, if it has no NaN.
+    spoilt = r.Any(e.IsNan(matrix(given)), (given.ndim - 2, given.ndim - 1))
+    singular = e.And(e.IsNan(both), e.Not(spoilt))
+    return wrap(e.Select(singular, Full(math.inf, both.tensor), both))
 
 
 TABLE: Final[Mapping[Any, Callable[..., Any]]] = {

@@ -6,6 +6,7 @@ leaves out by the identity before combining. Half floats are combined in f32 by 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -76,7 +77,7 @@ def _combine(
     where: Any,
 ) -> Tracer:
     x = lift(a)
-    _, gives = loop(ufunc, (described(x),), dtype_argument(dtype), reduction=True)
+    _, gives = loop(ufunc, (described(x),), dtype_argument(dtype), casting="unsafe", reduction=True)
     kind = gives[0]
     value = masked(convert(unwrap(x), kind), where, neutral)
     axes = axes_of(_given(axis), value.rank)
@@ -363,7 +364,7 @@ def _prefixes(ufunc: np.ufunc, op: type[Value] | None, a: Any, axis: Any, dtype:
         value = reshape(value, (value.tensor.size,))
         axis = 0
     number = axis_of(axis, value.rank)
-    _, gives = loop(ufunc, (described(x),), dtype_argument(dtype), reduction=True)
+    _, gives = loop(ufunc, (described(x),), dtype_argument(dtype), casting="unsafe", reduction=True)
     if op is None or (gives[0].kind == "complex" and ufunc in (np.maximum, np.minimum)):
         order = (number, *(i for i in range(value.rank) if i != number))
         found = unwrap(prefixes(ufunc, wrap(permute(value, order)), dtype))
@@ -432,6 +433,8 @@ def nanprod(
 
 def _nan_extreme(largest: bool, a: Any, axis: Any, keepdims: Any, initial: Any, where: Any) -> Tracer:
     value = unwrap(lift(a))
+    if value.dtype.kind == "complex":
+        return ufunc_reduce(np.fmax if largest else np.fmin, a, _given(axis), None, None, keepdims, initial, where)
     if not value.dtype.is_float:
         return _extreme(largest, a, axis, keepdims, initial, where)
     filled, there = numbers_of(a, lowest(value.dtype) if largest else highest(value.dtype))
@@ -503,7 +506,9 @@ def nanstd(
 
 def _nan_place(largest: bool, a: Any, axis: Any, keepdims: Any) -> Tracer:
     value = unwrap(lift(a))
-    neutral = (lowest(value.dtype) if largest else highest(value.dtype)) if value.dtype.is_float else 0
+    neutral: Any = (lowest(value.dtype) if largest else highest(value.dtype)) if value.dtype.is_float else 0
+    if value.dtype.kind == "complex":
+        neutral = complex(-math.inf if largest else math.inf, 0)
     return _place(r.ArgMax if largest else r.ArgMin, "nanarg", numbers_of(a, neutral)[0], axis, keepdims)
 
 

@@ -9,7 +9,7 @@ import ml_dtypes
 import numpy as np
 
 from ...ir.dtypes import FLOAT8, DType, bool_, f32, f64, i64
-from ...ir.errors import InvalidValue, ShapeMismatch, TypeMismatch, Unsupported
+from ...ir.errors import InvalidValue, OutOfRange, ShapeMismatch, TypeMismatch, Unsupported
 from ...ir.ops import elementwise as e
 from ...ir.ops.indexing import Gather, Mode, Scatter, take_along
 from ...ir.ops.movement import Concatenate
@@ -67,6 +67,10 @@ def select(condlist: Any, choicelist: Any, default: Any = 0) -> Tracer:
     for condition in conditions:
         if lift(condition).value.dtype is not bool_:
             raise TypeMismatch("invalid entry in condlist: should be boolean array", code="TD0816", location=here())
+    if is_number(default):
+        # NumPy's default wraps where the choices cannot hold it.
+        kind = result_type(*(described(choice) for choice in choices), described(default))
+        default = np.asarray(default).astype(kind.numpy)[()]
     values = together(*choices, default)
     masks = [unwrap(lift(condition)) for condition in conditions]
     shape = broadcast_shapes(values[0].shape, *(mask.shape for mask in masks))
@@ -184,6 +188,8 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
         axis = 0
     number = axis_of(axis, value.rank)
     _same_rank(value, index)
+    if not index.dtype.is_integer:
+        raise OutOfRange("`indices` must be an integer array", code="TD0818", location=here())
     shape = broadcast_shapes(_with(value.shape, number, 1), _with(index.shape, number, 1))
     value = broadcast(value, _with(shape, number, value.shape[number]))
     index = broadcast(_index(wrap(index)), _with(shape, number, index.shape[number]))
@@ -306,10 +312,7 @@ def angle(z: Any, deg: bool = False) -> Tracer:
     if x.value.dtype.kind == "complex":
         found = elementwise(np.arctan2, imag(x), real(x))
     else:
-        kind = unwrap(elementwise(np.arctan2, x, x)).dtype
-        number = typed(x, kind)
-        flat = Full(0, number.tensor)
-        found = wrap(e.Atan2(flat, number))
+        found = elementwise(np.arctan2, 0, x)
     out: Tracer = elementwise(np.multiply, found, 180 / np.pi) if deg else found
     return out
 
@@ -329,6 +332,8 @@ def round_(a: Any, decimals: Any = 0, out: Any = None) -> Tracer:
     if digits == 0:
         found: Tracer = elementwise(np.rint, x)
         return found
+    if kind is bool_:
+        raise TypeMismatch("round of bool to digits", code="TD0816", location=here(), edit="x.astype(float)")
     scale = 10.0 ** abs(digits)
     if digits > 0:
         found = elementwise(np.true_divide, elementwise(np.rint, elementwise(np.multiply, x, scale)), scale)

@@ -46,9 +46,8 @@ def wrong(message: str) -> ShapeMismatch:
 
 def inexact(*xs: Any) -> DType:
     """NumPy's linalg computes in f32 or f64 (and their complex kin)."""
-    kind = result_type(*(lift(x).value.dtype for x in xs))
-    if kind is bool_ or kind.is_integer:
-        return f64
+    given = [lift(x).value.dtype for x in xs]
+    kind = result_type(*(f64 if kind is bool_ or kind.is_integer else kind for kind in given))
     if kind.is_float and kind.bits < 32:
         raise Unsupported(
             f"array type {kind} is unsupported in linalg", code="TD0816", location=here(), edit="x.astype(np.float32)"
@@ -123,7 +122,10 @@ def _lu(a: Value) -> tuple[Value, Value, Value]:
         top = _take_row(x, k, row)  # row k: one number per column
         head = _take_row(line, k, rank - 2)
         below = Iota(TensorType(rows, i64), rank - 2) > broadcast(k, rows)
-        factor = e.Select(below, line / broadcast(expand(head, (rank - 2,)), rows), _zero(line))
+        # As LAPACK: a column without a pivot is left alone, and the determinant is 0.
+        none = e.Eq(head, _zero(head))
+        pivots = broadcast(expand(e.Select(none, Full(1, head.tensor), head), (rank - 2,)), rows)
+        factor = e.Select(below, line / pivots, _zero(line))
         beyond = Iota(TensorType(rows, i64), rank - 2) > broadcast(k, rows)
         rest = e.Select(beyond, top, _zero(top))
         update = Mul(broadcast(expand(factor, (column,)), x.shape), broadcast(expand(rest, (row,)), x.shape))

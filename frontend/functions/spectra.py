@@ -190,7 +190,7 @@ def irfft(a: Any, n: Any = None, axis: Any = -1, norm: Any = None, out: Any = No
 
 def hfft(a: Any, n: Any = None, axis: Any = -1, norm: Any = None, out: Any = None) -> Tracer:
     refuse_out(out, "hfft")
-    return irfft(wrap(_conjugate(_read(a))), n, axis, _swapped(norm))
+    return irfft(wrap(_conjugate(unwrap(lift(a)))), n, axis, _swapped(norm))
 
 
 def ihfft(a: Any, n: Any = None, axis: Any = -1, norm: Any = None, out: Any = None) -> Tracer:
@@ -214,7 +214,9 @@ def _one(name: str, a: Any, n: Any, axis: Any, norm: Any, out: Any) -> Tracer:
     number = axis_of(axis, x.rank)
     if name == "irfft":
         count = static_int(x.shape[number], "an axis") * 2 - 2 if n is None else n
-        return wrap(_irfft(x, _length(x, number, count), number, norm))
+        found = _irfft(x, _length(x, number, count), number, norm)
+        short = unwrap(lift(a)).dtype  # of half floats NumPy gives half floats here, though not in the other transforms
+        return wrap(convert(found, short) if short.is_float else found)
     count = _length(x, number, n)
     return wrap(_rfft(x, count, number, norm) if name == "rfft" else _fft(x, count, number, norm, name == "ifft"))
 

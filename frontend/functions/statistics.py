@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from ...ir.dims import floordiv, product
-from ...ir.dtypes import DType, bool_, f64, i64
+from ...ir.dtypes import DType, bool_, f64, i64, real_of
 from ...ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ...ir.ops import elementwise as e
 from ...ir.ops.indexing import Gather, Scatter, take_along
@@ -58,7 +58,7 @@ def _sorted_first(a: Any, axis: Any) -> tuple[Value, tuple[int, ...]]:
 
 def _spoilt(ordered: Value) -> Value | None:
     """Where a NaN is among the sorted: it is the last one. None for types without."""
-    if not ordered.dtype.is_float:
+    if not ordered.dtype.is_float and ordered.dtype.kind != "complex":
         return None
     last = cut(ordered, 0, ordered.shape[0] - 1, ordered.shape[0])
     return e.IsNan(reshape(last, ordered.shape[1:]))
@@ -154,13 +154,17 @@ def _known_quantile(ordered: Value, q: Any, method: str, whole: float, given: DT
 
 def _between(before: Value, after: Value, part: Value) -> Value:
     """Interpolation as NumPy's: from the nearer end."""
-    gap = after - before
-    return e.Select(part < 0.5, before + Mul(gap, part), after - Mul(gap, 1.0 - part))
+    gap, share = after - before, convert(part, after.dtype)
+    return e.Select(part < 0.5, before + Mul(gap, share), after - Mul(gap, 1.0 - share))
 
 
 def _interpolated(ordered: Value, q: Any, whole: float) -> Value:
     """The linear method where q or the size is computed."""
     share = unwrap(lift(q))
+    if share.dtype.is_integer and whole == 1.0:
+        # 0 and 1: the first and the last, in the dtype of the numbers.
+        last = broadcast(convert(size_value(ordered.shape[0] - 1), i64), share.shape)
+        return _read(ordered, Mul(convert(share, i64), last), ordered.dtype)
     kind = result_type(described(lift(q)), ordered.dtype, float)
     share = convert(share, kind)
     if whole != 1.0:
@@ -189,19 +193,17 @@ def _read(ordered: Value, index: Value, kind: DType) -> Value:
 
 def _nan_quantile(a: Any, q: Any, axis: Any, keepdims: Any, whole: float, name: str, method: str) -> Tracer:
     value = unwrap(lift(a))
-    if not value.dtype.is_float:
-        return (
-            median(a, axis, keepdims=keepdims)
-            if name == "nanmedian"
-            else _quantile(a, q, axis, method, keepdims, None, whole)
-        )
+    half = name == "nanmedian"
+    if not value.dtype.is_float and not (half and value.dtype.kind == "complex"):
+        return median(a, axis, keepdims=keepdims) if half else _quantile(a, q, axis, method, keepdims, None, whole)
     if method != "linear":
         raise Unsupported(f"{name}(method={method!r})", code="TD0813", location=here(), edit="use method='linear'")
     ordered, axes = _sorted_first(a, axis)
     there = e.Not(e.IsNan(ordered))
     count = Sum(convert(there, i64), (0,))
     share = lift(q)
-    kind = result_type(described(share), value.dtype, float) if name != "nanmedian" else value.dtype
+    inner = value.dtype if half else result_type(described(share), value.dtype, float)
+    kind = real_of(inner)
     wide = typed(share, kind)
     if whole != 1.0:
         wide = wide / whole
@@ -214,7 +216,7 @@ def _nan_quantile(a: Any, q: Any, axis: Any, keepdims: Any, whole: float, name: 
     flat = (product(share.shape), *ordered.shape[1:])
     end = convert(reshape(last, flat), i64)
     index = reshape(convert(low, i64), flat)
-    before, after = (convert(take_along(ordered, e.Minimum(at, end), 0, "clip"), kind) for at in (index, index + 1))
+    before, after = (convert(take_along(ordered, e.Minimum(at, end), 0, "clip"), inner) for at in (index, index + 1))
     found = reshape(_between(before, after, reshape(part, flat)), shape)
     none = broadcast(e.Eq(count, Full(0, count.tensor)), shape)
     found = e.Select(none, Full(float("nan"), found.tensor), found)
@@ -251,6 +253,8 @@ def bincount(x: Any, /, weights: Any = None, minlength: Any = 0) -> Tracer:
     index = unwrap(lift(x))
     if index.rank != 1 or not (index.dtype.is_integer or index.dtype is bool_):
         raise TypeMismatch("bincount takes a 1-d array of integers", code="TD0822", location=here())
+    if weights is not None and unwrap(lift(weights)).dtype.kind == "complex":
+        raise TypeMismatch("bincount: the weights must be real", code="TD0816", location=here())
     length = static_dim(minlength, "minlength")
     if not any_traced(x):
         places = known(x, "x")

@@ -184,19 +184,27 @@ def test_concrete_under_our_name(path: str) -> None:
             check(path, call, got, expected)
 
 
-# The same calls as machine code.
-@pytest.mark.parametrize("path", FUNCTIONS)
+# Long loops of many kernels, of which test_eigen.py compiles some.
+LONG = {f"linalg.{name}" for name in ("cond", "eigh", "eigvalsh", "lstsq", "matrix_rank", "pinv", "svd")} | {"polyfit"}
+
+
+# The same calls as machine code, all of a function in one program.
+@pytest.mark.parametrize("path", [pytest.param(p, marks=[pytest.mark.slow] * (p in LONG)) for p in FUNCTIONS])
 def test_compiled(path: str) -> None:
+    users: list[User] = []
     for call in CASES[path]:
         user = User(path, member(path), call, list(places((call.args, call.kwargs))))
-        expected = member(path)(*call.args, **call.kwargs)
         try:
-            got = td.jit(user)(*user.arrays)
+            traced(user, *user.arrays)
+            users.append(user)
         except TreadleError as error:
             assert error.code in codes(ROWS[path]), error
-            continue
+    found = td.jit(lambda *arrays: [user(*each) for user, each in zip(users, arrays, strict=True)])(
+        *(tuple(user.arrays) for user in users)
+    )
+    for user, got in zip(users, found, strict=True):
         if path not in ANSWERS:
-            check(path, call, got, expected)
+            check(path, user.call, got, member(path)(*user.call.args, **user.call.kwargs))
 
 
 # A traced Python number where NumPy takes one: NumPy's answer, or an error of ours that names the line and the edit.
@@ -215,6 +223,64 @@ def test_traced_numbers(path: str) -> None:
 NUMBERS = {
     "TD0800", "TD0801", "TD0802", "TD0803", "TD0804", "TD0806", "TD0810", "TD0811", "TD0812", "TD0813", "TD0814",
 }  # fmt: skip
+
+
+# The dtypes that the arrays of all calls are turned into, by what they were.
+F2, F4, F8, C8, C16, I8 = map(np.dtype, ("f2", "f4", "f8", "c8", "c16", "i8"))
+OTHERS: dict[str, dict[np.dtype, str]] = {
+    "f4": {F8: "f4", C16: "c8"},
+    "f2": {F8: "f2", F4: "f2"},
+    "f8": {F4: "f8", I8: "f8"},
+    "integers": {I8: "i4", F8: "i4", F4: "i2"},
+    "unsigned": {I8: "u1", F8: "u1", np.dtype("i4"): "u2"},
+    "bool": {F8: "bool", I8: "bool"},
+    "complex": {F8: "c16", F4: "c8"},
+}
+# NumPy computes with what a NaN or a singular matrix became, multiplies bools on the way of its own choice, or trims.
+APART = {
+    ("f2", "polyfit"), ("integers", "nanpercentile"), ("integers", "polymul"), ("unsigned", "polymul"),
+    ("bool", "einsum"), ("bool", "searchsorted"), ("complex", "interp"), ("complex", "poly"),
+    ("integers", "linalg.cond"), ("unsigned", "linalg.cond"), ("bool", "linalg.cond"),
+}  # fmt: skip
+
+
+def cast(x: Any, kinds: dict[np.dtype, str]) -> Any:
+    if isinstance(x, np.ndarray | np.generic):
+        return x.astype(kinds[x.dtype]) if x.dtype in kinds else x
+    if isinstance(x, list | tuple):
+        return type(x)(cast(each, kinds) for each in x)
+    return {key: cast(each, kinds) for key, each in x.items()} if isinstance(x, dict) else x
+
+
+# The same calls on arrays of other dtypes: NumPy's results, or a refusal where NumPy refuses.
+@pytest.mark.parametrize("kind", OTHERS)
+def test_other_dtypes(kind: str) -> None:
+    near = {"f4": 2e-3, "f2": 2e-2}.get(kind, 1e-5)
+    wrong: list[str] = []
+    for path in (path for path in FUNCTIONS if (kind, path) not in APART):
+        for call in CASES[path]:
+            other = Call(cast(call.args, OTHERS[kind]), cast(call.kwargs, OTHERS[kind]), near)
+            paths = list(places((other.args, other.kwargs)))
+            try:
+                expected = member(path)(*other.args, **other.kwargs)
+            except np.linalg.LinAlgError:
+                continue  # of values, which are not known
+            except (TypeError, ValueError, IndexError, OverflowError) as error:
+                expected = error
+            try:
+                if isinstance(expected, Exception):
+                    user = User(path, member(path), other, paths)
+                    run(user, *user.arrays)
+                    wrong.append(f"{path}: NumPy raises {expected}")
+                    continue
+                code = attempt(path, member(path), other, paths, expected)
+                if code is not None and code not in codes(ROWS[path]):
+                    wrong.append(f"{path}: {code}")
+            except TreadleError:
+                continue
+            except AssertionError as error:
+                wrong.append(f"{path}: {error}")
+    assert wrong == []
 
 
 # Refused functions raise the page's code at the user's line, with the page's edit, whatever the position.
