@@ -162,9 +162,9 @@ def build_parser() -> argparse.ArgumentParser:
     bench.add_argument("--threads", type=positive, default=1, metavar="N", help="the most threads of a call (1)")
 
     ops = command("ops", run_ops, "List the ops, or show one: its fields, rules and where they are written.")
-    ops.add_argument("name", nargs="?")
+    ops.add_argument("name", nargs="?", help="one of them, as texts call it")
     passes = command("passes", run_passes, "List the passes with what they need and give, or show one.")
-    passes.add_argument("name", nargs="?")
+    passes.add_argument("name", nargs="?", help="one of them")
     text = "What the compiler decided about a function, and why."
     command("explain", run_explain, text, what="file.py:function", args=True)
     inspect = command("inspect", run_inspect, "What a saved model holds.", what="file.so")

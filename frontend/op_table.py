@@ -8,6 +8,7 @@ nowhere is a hole; `tests/house/test_op_rules.py` fails on one with the name of 
 from __future__ import annotations
 
 import inspect
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -179,11 +180,12 @@ def family(cls: type[Value]) -> str:
 
 
 def overview() -> str:
-    """Every op by family, one line each."""
+    """Every op by family."""
     by_family: dict[str, list[str]] = {}
     for name, cls in OPS.items():
         by_family.setdefault(family(cls), []).append(name)
-    return "\n".join(f"{name}: {', '.join(members)}" for name, members in by_family.items())
+    wrapped = textwrap.TextWrapper(width=100, subsequent_indent="    ")
+    return "\n".join(wrapped.fill(f"{name}: {', '.join(members)}") for name, members in by_family.items())
 
 
 def describe(name: str) -> str:

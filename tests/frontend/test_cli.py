@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import treadle as td
-from treadle.frontend.cli import main
+from treadle.frontend.cli import build_parser, main
 from treadle.frontend.words import load_function, parse_argument, parse_arguments
 from treadle.ir.loops.parse import parse_kernels
 from treadle.ir.parse import parse_graph
@@ -296,3 +296,15 @@ def test_dump_of_chosen_passes(net: str, capsys: pytest.CaptureFixture[str]) -> 
     assert "# fuse(limit=1): " in run(capsys, "dump", net, *ARGS, "--passes", "expand, fuse(limit=1)", "--all")
     assert main(["dump", net, *ARGS, "--passes", "fuse(limit='x')"]) == 1
     assert "TD0301" in capsys.readouterr().err
+
+
+# The page of the command line is its reference: what it does not name, nobody finds.
+def test_every_command_and_option_is_on_the_page() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text(encoding="utf-8")
+    (commands,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    for name, parser in commands.items():
+        assert f"treadle {name}" in page or f"`{name}`" in page, name
+        for action in parser._actions:
+            assert action.help, (name, action.dest)
+            options = [option for option in action.option_strings if option.startswith("--") and option != "--help"]
+            assert [option for option in options if option not in page] == [], name
