@@ -150,8 +150,11 @@ def rebuild(graph: Graph, step: Step, *, memo: dict[int, Value] | None = None) -
         if id(value) in table:
             continue
         with at(value.origin):
-            operands = tuple(table[id(operand)] for operand in value.operands)
-            rebuilt = value.with_operands(operands)
+            rebuilt = value
+            for operand in value.operands:
+                if table[id(operand)] is not operand:
+                    rebuilt = value.with_operands(tuple([table[id(each)] for each in value.operands]))
+                    break
             changed = step(rebuilt)
             table[id(value)] = rebuilt if changed is None else changed
     return graph.with_results([table[id(result)] for result in graph.results])

@@ -100,6 +100,7 @@ class Value:
 
     if TYPE_CHECKING:
         type: Type = MISSING  # set by the constructor; declared so for the type checker alone
+        origin: Origin
         location: Location | None = None
         sequence: int = 0
 
@@ -132,7 +133,7 @@ class Value:
                     raise TypeError(f"{self.name}: field {field.name!r} is missing")
             if kwargs:
                 raise TypeError(f"{self.name} has no field {next(iter(kwargs))!r}")
-        origin = current_origin()
+        origin = fields["origin"] = current_origin()
         fields["location"] = origin.location
         fields["sequence"] = origin.sequence
         fields["type"] = self.result()
@@ -194,10 +195,6 @@ class Value:
     @property
     def rank(self) -> int:
         return len(self.tensor.shape)
-
-    @property
-    def origin(self) -> Origin:
-        return Origin(self.location, self.sequence)
 
     # Every walk asks each value for its operands: they are put together once, and then an attribute like any other.
     @Kept
@@ -315,6 +312,7 @@ def replace(op: Value, **changes: Any) -> Value:
 
 def with_origin(op: Value, origin: Origin) -> Value:
     """Set where a value just built comes from. Only for values nobody else holds yet."""
+    op.__dict__["origin"] = origin
     op.__dict__["location"] = origin.location
     op.__dict__["sequence"] = origin.sequence
     return op
