@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
+from functools import cached_property
 from typing import TypeAlias, assert_never
 
 from ..ir.classes import dataclass
@@ -118,6 +119,16 @@ class Run:
     writes: Tensors
     work: Tensors
     moment: int
+
+    @cached_property
+    def overwrites(self) -> tuple[tuple[int, int], ...]:
+        """(result, parameter) pairs where the kernel may write the result over what it reads."""
+        return overwritable(self.group.body)
+
+    @property
+    def takeovers(self) -> tuple[tuple[int, int], ...]:
+        """The same, or for an update the pairs where it must."""
+        return updates_of(self.group.body) or self.overwrites
 
 
 @dataclass(eq=False)
@@ -425,7 +436,7 @@ class Joiner:
         for storage in builder.storages:
             storage.contents.sort(key=lambda content: content.last)
         for run in builder.runs:
-            for result, param in takeovers(run.group.body):
+            for result, param in run.takeovers:
                 pair = id(run.reads[param].content), id(run.writes[result].content)
                 self.in_place.setdefault(pair, (run, param, result))
 
@@ -544,13 +555,8 @@ def join_all(builder: Builder, cx: Context, known: Known) -> None:
     for move in reversed(builder.moves):
         joiner.move(move)
     for run in builder.runs:
-        for result, param in overwritable(run.group.body):
+        for result, param in run.overwrites:
             joiner.overwrite(run, result, param)
-
-
-def takeovers(body: Graph) -> tuple[tuple[int, int], ...]:
-    """(result, parameter) pairs where the kernel may write the result over the parameter."""
-    return updates_of(body) or overwritable(body)
 
 
 def sequence_moves(steps: Sequence[Step], builder: Builder, known: Known) -> None:
@@ -663,9 +669,7 @@ class Writer:
         group = run.group
         reads, writes = tuple(map(self.slot, run.reads)), tuple(map(self.slot, run.writes))
         updates = tuple(
-            (result, param)
-            for result, param in takeovers(group.body)
-            if self.same_place(run.writes[result], run.reads[param])
+            (result, param) for result, param in run.takeovers if self.same_place(run.writes[result], run.reads[param])
         )
         work = tuple(map(self.slot, run.work))
         kernel = self.kernel(group.body, updates, tuple(slot.type for slot in work))
