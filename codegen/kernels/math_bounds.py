@@ -52,7 +52,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "erf": Bound(2.2, 2.0),
     "erfc": Bound(1.5, 4.0),
     "normal_cdf": Bound(1.5, 4.0),
-    "erfinv": Bound(0.51, 2.5),
+    "erfinv": Bound(2.5, 2.5),
     "lgamma": Bound(0.51, 3.0, floor=32.0),
     "digamma": Bound(0.51, 4.0, floor=8.0),
     "logistic": Bound(2.0, 2.0),

@@ -33,7 +33,7 @@ from ...ir.loops.build import (
 )
 from ...ir.loops.nodes import Expr, Unary, Var
 from .math_exp import LONG, SHORT, reduced
-from .math_log import joined, log_of, split
+from .math_log import LOG_F32, joined, log_of, split
 from .math_writing import (
     Lets,
     at_most,
@@ -253,6 +253,34 @@ ERFINV: Final = (
      -2.668146648498118e-09, 2.8684851545113688e-11, 5.222660295034669e-12),
 )  # fmt: skip
 ERFINV_WIDTH: Final = 23.0 / 32.0
+# The same for f32, in sixteen pieces a quarter wide, four of w and twelve of its root; row 1 holds what f32 lacks of
+# row 0: 2**-25.6
+ERFINV_F32: Final = (
+    (0.9154044985771179, 0.9747308492660522, 1.0351618528366089, 1.0964664220809937, 1.1934609413146973,
+     1.349875569343567, 1.5360071659088135, 1.7465057373046875, 1.9745845794677734, 2.2137765884399414,
+     2.4592227935791016, 2.7079315185546875, 2.958320140838623, 3.209620237350464, 3.461454153060913,
+     3.713618516921997),
+    (3.082892829908701e-09, 5.336619590678993e-09, -2.7738844110558603e-08, -5.523918744643197e-08,
+     -1.3259781717067654e-08, -3.870894360602506e-08, -3.339479093256159e-08, 1.5349115756180254e-08,
+     -5.5953830013777406e-08, 6.130328245035344e-08, 1.0131487471198852e-07, -1.1076750894289944e-07,
+     9.906512055124495e-09, -1.0148612261673406e-07, 8.485535119007181e-08, 8.841518450708463e-08),
+    (0.2347905933856964, 0.23966822028160095, 0.24362513422966003, 0.246658056974411, 0.5615925788879395,
+     0.6878756880760193, 0.7975277304649353, 0.881804347038269, 0.9384211897850037, 0.9718630313873291,
+     0.9897499680519104, 0.9989069104194641, 1.0037188529968262, 1.0064435005187988, 1.00809907913208,
+     1.0091348886489868),
+    (0.010662592947483063, 0.008839337155222893, 0.006987288594245911, 0.005150475073605776, 0.2617766559123993,
+     0.2395665943622589, 0.19596035778522491, 0.14037714898586273, 0.08773007988929749, 0.04872190207242966,
+     0.025151140987873077, 0.012919441796839237, 0.007047529798001051, 0.0041679032146930695, 0.0025937817990779877,
+     0.0016183131374418736),
+    (-0.002390837064012885, -0.0024592604022473097, -0.002467867685481906, -0.0024194952566176653,
+     -0.014870980754494667, -0.04473277926445007, -0.0689474418759346, -0.0750913992524147, -0.06236612796783447,
+     -0.04126864671707153, -0.02279057167470455, -0.011192478239536285, -0.005350309424102306,
+     -0.0027563029434531927, -0.0016159331426024437, -0.0010537628550082445),
+    (-9.857251279754564e-05, -3.839587952825241e-05, 2.0531226255116053e-05, 7.510993600590155e-05,
+     -0.027770206332206726, -0.029628286138176918, -0.016608159989118576, 0.0043182834051549435,
+     0.019088774919509888, 0.02115015499293804, 0.015176575630903244, 0.008314651437103748, 0.00383555656298995,
+     0.0016568955034017563, 0.000763733230996877, 0.00041320701711811125),
+)  # fmt: skip
 
 
 def piecewise(b: Lets, name: str, rows: Sequence[Sequence[float]], j: Var, t: Expr) -> Expr:
@@ -262,6 +290,12 @@ def piecewise(b: Lets, name: str, rows: Sequence[Sequence[float]], j: Var, t: Ex
     for c in reversed(rest):
         result = fma(result, t, c)
     return result
+
+
+def in_two(b: Lets, name: str, rows: Sequence[Sequence[float]], j: Var, t: Expr) -> tuple[Expr, Expr]:
+    """The same as its value in the middle of the piece and a rest."""
+    first, *rest = rows
+    return looked_up(b.table(name, t.dtype, first), j), b.let("rest", piecewise(b, f"{name}_rest", rest, j, t))
 
 
 def erf_f32(x: Expr, b: Lets) -> Expr:
@@ -285,11 +319,7 @@ def tail_f32(b: Lets, size: Var, rows: Sequence[Sequence[float]], halved: bool) 
     piece = b.let("j", and_(sub(shr(held, 21), 127 << 2), 15))
     middle = bits(or_(and_(held, -(1 << 21)), 1 << 20), f32)
     t = b.let("t", sub(size, sub(middle, 1.0)))
-    first, *rest = [looked_up(b.table(f"tail{k}", f32, row), piece) for k, row in enumerate(rows)]
-    lower: Expr = rest[-1]
-    for c in reversed(rest[:-1]):
-        lower = fma(lower, t, c)
-    value, left = fast_two_sum(b, first, b.let("lower", lower))
+    value, left = fast_two_sum(b, *in_two(b, "tail", rows, piece, t))
     return shifted(add(value, fma(u, value, left)), n)
 
 
@@ -341,6 +371,24 @@ def scaled_tail(b: Lets, size: Var, square: Var, lost: Expr) -> Expr:
     z = b.let("z", mul(size, size))
     near = fma(size, TWO_BY_SQRT_PI[0], fma(mul(size, z), horner(z, ERF_NEAR), mul(size, TWO_BY_SQRT_PI[1])))
     return select(lt(size, 0.5), sub(lit(1.0, f64), near), far)
+
+
+def erfinv_f32(x: Expr, b: Lets) -> Expr:
+    x = b.let("x", x)
+    size = b.let("a", Unary("abs", x))
+    # 1 - |x| is exact where it counts.
+    e, m = split(b, b.let("v", mul(sub(lit(1.0, f32), size), add(size, 1.0))), normal=True)
+    u = b.let("u", sub(m, 1.0))
+    log = fma(e, lit(math.log(2.0), f32), fma(horner(u, LOG_F32), mul(u, u), u))
+    w = b.let("w", negated(log))
+    v = b.let("v", select(lt(w, 1.0), w, Unary("sqrt", w)))
+    place = b.let("place", at_most(15.0, Unary("floor", mul(v, 4.0))))
+    j = b.let("j", and_(cast(place, i32), 15))
+    t = b.let("t", sub(v, fma(place, 0.25, 0.125)))
+    first, rest = in_two(b, "erfinv", ERFINV_F32, j, t)
+    result = mul(add(first, rest), x)
+    edge = select(eq(size, 1.0), copysign(lit(math.inf, f32), x), math.nan)
+    return select(lt(size, 1.0), result, edge)
 
 
 def erfinv_f64(x: Expr, b: Lets) -> Expr:

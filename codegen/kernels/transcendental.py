@@ -107,6 +107,7 @@ _F32: Final[dict[str, Writer]] = {
     "log": math_log.log_f32,
     "erf": math_special.erf_f32,
     "erfc": math_special.erfc_f32,
+    "erfinv": math_special.erfinv_f32,
     "normal_cdf": math_special.normal_cdf_f32,
     "sin": math_trig.sin_f32,
     "cos": math_trig.cos_f32,

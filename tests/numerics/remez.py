@@ -252,49 +252,65 @@ def erf_pieces(count: int, width: Any, short: bool, wider: Any = 1) -> Any:
     return rows
 
 
+def in_two(piece: Function, degree: int, half: Any) -> tuple[list[float], float]:
+    """(coefficients of a polynomial on |t| <= half, the first in two f32; log2 of the error beside the function)."""
+    made, _ = fit(piece, range(degree + 1), -half, half, _relative(piece))
+    high = round_f32(made[0])
+    row = [high, round_f32(made[0] - high), *[round_f32(c) for c in made[1:]]]
+    grid = [-half + half * k / 100 for k in range(201)]
+    sums = [row[0] + mpf(row[1]) + sum(mpf(c) * t ** (k + 1) for k, c in enumerate(row[2:])) for t in grid]
+    error = max(abs(total / piece(t) - 1) for total, t in zip(sums, grid))
+    return row, float(mpmath.log(error, 2))
+
+
 def tail_pieces(function: Function, degree: int) -> Any:
-    """A function of a by powers of a - middle, on the quarters of the powers of two of a + 1; the constant term is in
-    two f32, of which the first two numbers of a row are the halves."""
+    """A function of a by powers of a - middle, on the quarters of the powers of two of a + 1."""
     rows = []
     for j in range(16):
         width = mpf(2) ** (j // 4) / 4
         middle = (4 + j % 4 + mpf(1) / 2) * width - 1
         piece = lambda t, middle=middle: function(middle + t)  # noqa: E731
-        made, _ = fit(piece, range(degree + 1), -width / 2, width / 2, _relative(piece))
-        high = round_f32(made[0])
-        row = [high, round_f32(made[0] - high), *[round_f32(c) for c in made[1:]]]
-        grid = [-width / 2 + width * k / 200 for k in range(201)]
-        sums = [row[0] + mpf(row[1]) + sum(mpf(c) * t ** (k + 1) for k, c in enumerate(row[2:])) for t in grid]
-        error = max(abs(total / piece(t) - 1) for total, t in zip(sums, grid))
-        rows.append((row, float(mpmath.log(error, 2))))
+        rows.append(in_two(piece, degree, width / 2))
     return rows
 
 
+def _erfinv_of(w: Any) -> Any:
+    """erfinv(x)/x with w = -log(1 - x**2), by Newton's steps on the logarithm of erfc, nearly a straight line."""
+    if not w:
+        return mpmath.sqrt(mpmath.pi) / 2
+    x = mpmath.sqrt(-mpmath.expm1(-w))
+    rest = mpmath.exp(-w) / (1 + x)
+    y = mpmath.sqrt(w) * mpf("0.9")
+    for _ in range(60):
+        tail = mpmath.erfc(y)
+        step = tail * mpmath.log(tail / rest) / (2 / mpmath.sqrt(mpmath.pi) * mpmath.exp(-y * y))
+        y += step
+        if abs(step) < y * mpf(2) ** -100:
+            break
+    return y / x
+
+
 def erfinv_pieces(count: int) -> Any:
-    """erfinv(x)/x by powers of w - 1/2, w = -log(1 - x**2), up to w = 1, then by powers of sqrt(w) less the middles of
-    seven pieces 23/32 wide."""
-
-    def of(w: Any) -> Any:
-        """By Newton's steps on the logarithm of erfc, which is nearly a straight line."""
-        if not w:
-            return mpmath.sqrt(mpmath.pi) / 2
-        x = mpmath.sqrt(-mpmath.expm1(-w))
-        rest = mpmath.exp(-w) / (1 + x)
-        y = mpmath.sqrt(w) * mpf("0.9")
-        for _ in range(60):
-            tail = mpmath.erfc(y)
-            step = tail * mpmath.log(tail / rest) / (2 / mpmath.sqrt(mpmath.pi) * mpmath.exp(-y * y))
-            y += step
-            if abs(step) < y * mpf(2) ** -100:
-                break
-        return y / x
-
+    """By powers of w - 1/2 up to w = 1, then of sqrt(w) less the middles of seven pieces 23/32 wide."""
     half = mpf(23) / 64
-    first = lambda t: of(mpf("0.5") + t)  # noqa: E731
+    first = lambda t: _erfinv_of(mpf("0.5") + t)  # noqa: E731
     rows = [rounded(first, range(count), -0.5, 0.5, _relative(first), short=False)]
     for j in range(7):
-        piece = lambda t, middle=1 + (2 * j + 1) * half: of((middle + t) ** 2)  # noqa: E731
+        piece = lambda t, middle=1 + (2 * j + 1) * half: _erfinv_of((middle + t) ** 2)  # noqa: E731
         rows.append(rounded(piece, range(count), -half, half, _relative(piece), short=False))
+    return rows
+
+
+def erfinv_quarters(degree: int) -> Any:
+    """By powers of w less the middles of four quarters, and of its root less those of twelve."""
+    rows = []
+    for j in range(16):
+        middle = (mpf(j) + mpf(1) / 2) / 4
+        if j < 4:
+            piece = lambda t, middle=middle: _erfinv_of(middle + t)  # noqa: E731
+        else:
+            piece = lambda t, middle=middle: _erfinv_of((middle + t) ** 2)  # noqa: E731
+        rows.append(in_two(piece, degree, mpf(1) / 8))
     return rows
 
 
@@ -340,6 +356,7 @@ TABLES: Final[dict[str, Callable[[], Any]]] = {
     "ERFC_TAIL": lambda: tail_pieces(lambda a: mpmath.exp(a * a) * mpmath.erfc(a), 6),
     "NORMAL_TAIL": lambda: tail_pieces(lambda a: mpmath.exp(a * a / 2) * mpmath.erfc(a / mpmath.sqrt(2)) / 2, 6),
     "ERFINV": lambda: erfinv_pieces(17),
+    "ERFINV_F32": lambda: erfinv_quarters(4),
 }
 
 

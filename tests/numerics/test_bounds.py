@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from measure import native, points_f32, points_f64, ulps, worst
+from measure import native, points_f32, points_f64, spread, ulps, worst
 from native import RUNNABLE, same
 from truth import exact
 
+import treadle as td
 from treadle.codegen.kernels.math_bounds import BOUNDS
 from treadle.codegen.kernels.transcendental import WRITERS
 from treadle.ir.dtypes import DType, f32, f64
 from treadle.ir.loops import scalars
 from treadle.ir.loops.nodes import MATH, MATH_BINARY
 
+TARGET = RUNNABLE["avx2" if "avx2" in RUNNABLE else next(iter(RUNNABLE))]
 CASES = [(op, dtype) for op in BOUNDS for dtype in (f32, f64)]
 
 
@@ -45,7 +47,7 @@ def test_every_function_is_written_and_bounded() -> None:
 def test_bound(op: str, dtype: DType) -> None:
     args = sample(op, dtype, 120)
     plain = reference(op, args)
-    found = native(op, dtype, RUNNABLE["avx2" if "avx2" in RUNNABLE else next(iter(RUNNABLE))])(*args)
+    found = native(op, dtype, TARGET)(*args)
     finite = np.isfinite(plain) & ((plain != 0) | (found != 0)) & np.all([np.isfinite(x) for x in args], axis=0)
     finite &= (op != "atan2") | (args[0] != 0)  # mpmath's 0 has no sign
     assert same(found[~finite], plain[~finite]).all(), [x[~finite][~same(found[~finite], plain[~finite])] for x in args]
@@ -54,3 +56,20 @@ def test_bound(op: str, dtype: DType) -> None:
     bound = BOUNDS[op]
     errors = ulps(found[finite], truth, bound.floor if dtype is f64 else 0.0)
     assert errors.max() <= bound.of(dtype), worst(found[finite], truth, *args)
+
+
+# Beyond the table: two units up to 1e4.
+@pytest.mark.parametrize("op", ["sin", "cos"])
+def test_moderate_turns(op: str) -> None:
+    x = np.concatenate([spread(-1e4, 1e4, 1 << 17, np.float32), spread(-20, 20, 1 << 17, np.float32)])
+    found = native(op, f32, TARGET)(x)
+    assert ulps(found, getattr(np, op)(x.astype(np.longdouble))).max() <= 2.0
+
+
+# A composite made of one of these functions: its left tail is where e**(-x**2/2) would lose its digits.
+def test_gelu() -> None:
+    x = np.concatenate([spread(-12.5, 10, 4000, np.float32), np.exp(spread(-60, 2, 1000, np.float32))])
+    found = td.jit(td.nn.gelu)(x)
+    assert ulps(found, x * exact("normal_cdf", x)).max() <= 2.5
+    ends = td.jit(td.nn.gelu)(np.array([np.inf, -np.inf, 0.0, -0.0, np.nan], np.float32))
+    assert same(ends, np.array([np.inf, -0.0, 0.0, -0.0, np.nan], np.float32)).all()

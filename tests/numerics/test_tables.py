@@ -52,6 +52,7 @@ PIECES: Final[dict[str, Sequence[Numbers]]] = {
     "ERFC_TAIL": math_special.ERFC_TAIL,
     "NORMAL_TAIL": math_special.NORMAL_TAIL,
     "ERFINV": math_special.ERFINV,
+    "ERFINV_F32": math_special.ERFINV_F32,
 }
 
 
