@@ -42,6 +42,7 @@ from ..ir.location import Location
 from ..ir.loops.build import walk
 from ..ir.loops.nodes import For
 from ..ir.loops.text import show as show_kernel
+from ..ir.ops.control import While as WhileOp
 from ..ir.program import Call, KernelDef, Program, Statement, While
 from ..ir.target import Target, parse
 from ..ir.text import digest, show
@@ -433,7 +434,8 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         "constants": [b.label for b in program.constants],
         "kernels": len(program.kernels),
         "seconds": cost_of(program, sizes).seconds(compilation.target),
-        "unbounded": any(isinstance(s, While) for s in statements_of(program.body)),
+        "unbounded": any(isinstance(s, While) for s in statements_of(program.body))
+        or any(isinstance(v, WhileOp) for kernel in program.kernels for v in everywhere(kernel.graph)),
         "parallel": any(
             isinstance(s, For) and s.kind == "parallel"
             for kernel in compilation.kernels.values()

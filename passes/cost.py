@@ -14,6 +14,7 @@ from ..ir.dims import Dim, product
 from ..ir.dims import evaluate as evaluate_dim
 from ..ir.graph import Graph, Uses
 from ..ir.loops.nodes import MATH, MATH_BINARY, Binary, Call, Cast, Expr, Fma, Select, Unary
+from ..ir.ops.control import Scan
 from ..ir.ops.indexing import DynamicSlice, DynamicUpdate, Gather, Scatter
 from ..ir.ops.movement import Slice
 from ..ir.program import Call as ProgramCall
@@ -82,8 +83,8 @@ def op_cost(value: Value, sizes: Mapping[str, int]) -> Cost:
     """Arithmetic of one op; moving data is counted by kernels, not here."""
     structure = value.structure()
     if structure is None:
-        bodies = value.bodies
-        return sum((graph_cost(body, sizes) for body in bodies), Cost())
+        total = sum((graph_cost(body, sizes) for body in value.bodies), Cost())
+        return total.times(_size((value.length,), sizes)) if isinstance(value, Scan) else total
     points = _size(tuple(axis.extent for axis in structure.axes), sizes)
     flops = math = 0
     for body in structure.body:

@@ -56,7 +56,7 @@ class FuseOptions:
 
     limit: int = 64
     copy_flops: int = 4
-    loop_ops: int = 0
+    loop_ops: int = 100
 
 
 def is_leaf(value: Value) -> bool:
@@ -708,20 +708,21 @@ class Emitter:
             return
         changed = value
         if isinstance(value, Control) and not isinstance(value, Group):
-            if self.whole(value, table):
-                return
             changed = in_bodies(value, lambda body: grouped(body, self.facts.dims, self.cx, self.options))
+            if self.whole(value, changed, table):
+                return
         operands = tuple(table[id(operand)] for operand in value.operands)
         if isinstance(value, Control):
             operands = tuple(map(self.materialized, operands))
         rebuilt = changed.with_operands(operands)
         table[id(value)] = rebuilt if rebuilt is value else with_origin(rebuilt, value.origin)
 
-    def whole(self, value: Control, table: MutableMapping[int, Value]) -> bool:
-        """Make a control op one kernel, if its bodies are small and the code generator has one for it."""
+    def whole(self, value: Control, changed: Value, table: MutableMapping[int, Value]) -> bool:
+        """Make a control op one kernel, if its bodies are small and the code generator has one for it. `changed` is the
+        op with its bodies grouped."""
         if sum(len(body.ops) for body in value.bodies) > self.options.loop_ops:
             return False
-        group = close([value], [value], self.facts.dims, table)
+        group = close([changed], [changed], self.facts.dims, table)
         if not self.cx.kernels.accepts(group.body):
             return False
         self.emit(group, [value], table)

@@ -17,7 +17,7 @@ from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.types import TensorType
 from ...ir.value import Value
-from . import contraction, elementwise, gemm, scan, softmax, sort, updates
+from . import contraction, control, elementwise, gemm, scan, softmax, sort, updates
 from .transcendental import open_math
 
 
@@ -40,6 +40,11 @@ GENERATORS: Final[tuple[Generator, ...]] = (
     Generator("scan", scan.takes, scan.scan),
     Generator("updates", updates.takes, updates.updates),
     Generator("sort", sort.takes, sort.sort),
+    Generator(
+        "control",
+        lambda graph, target: control.takes(graph, target, kernel),
+        lambda definition, target: control.control(definition, target, kernel),
+    ),
 )
 
 
