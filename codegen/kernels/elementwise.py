@@ -41,7 +41,7 @@ from ...ir.types import Shape, TupleType
 from ...ir.value import After, Constant, DimSize, Elementwise, Full, Get, Value
 from .. import simd, threads
 from ..lower import rules
-from ..lower.compose import MOST_TABLE_BYTES, Bound, Composer, Lanes, Position, Source
+from ..lower.compose import Bound, Composer, Lanes, Position, Source, in_code
 from ..schedule import Axis, merged, moved, parallelize, vectorize
 from ..tidy import numerics
 
@@ -65,7 +65,7 @@ def is_map(value: Value) -> bool:
     if isinstance(value, Elementwise | Movement | Concatenate | Iota | Full | DimSize | After):
         return True
     if isinstance(value, Constant):
-        return value.data.nbytes <= MOST_TABLE_BYTES
+        return in_code(value)
     if isinstance(value, Reduction | Contraction | Composite | Control | Get):
         return False
     if isinstance(value, tuple(rules())):

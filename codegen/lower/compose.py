@@ -77,6 +77,17 @@ _ATOMIC = (Var, Const, Index)
 NO_RULES: Final[Mapping[type, Rule]] = {}
 
 
+def in_code(constant: Constant) -> bool:
+    """Whether code can hold the constant: as one literal, or in a table, which holds neither pairs nor fp8."""
+    small = constant.data.nbytes <= MOST_TABLE_BYTES
+    return is_one_number(constant.data) or (small and constant.dtype.kind not in ("complex", "float8"))
+
+
+def is_one_number(data: np.ndarray[Any, Any]) -> bool:
+    """Whether all elements, at least one, are the same bits."""
+    return bool(data.size) and (data.size == 1 or bool(np.all(_bits(data) == _bits(data)[0])))
+
+
 class Source:
     """A kernel's graph and what all its nests share: buffers, names, readers, local failure sites, tables.
 
@@ -127,7 +138,7 @@ class Source:
         """The constant as numbers inside the code."""
         found = self.tables.get(id(constant))
         if found is None:
-            if constant.data.nbytes > MOST_TABLE_BYTES or constant.dtype.kind in ("complex", "float8"):
+            if not in_code(constant):
                 raise Unsupported(
                     f"a constant of type {constant.type} inside a kernel",
                     code="TD0431",
@@ -282,7 +293,7 @@ class Composer:
 
     def constant(self, value: Constant, position: Position, guard: Guard) -> Expr:
         data = value.data
-        if data.size and (data.size == 1 or bool(np.all(_bits(data) == _bits(data).flat[0]))):
+        if is_one_number(data):
             return lit(data.flat[0], value.dtype)
         return self.read(self.source.table(value), value.shape, position, guard)
 
@@ -365,10 +376,8 @@ def _below(a: Dim, b: Dim, ranges: Ranges, known: Mapping[str, DimName]) -> bool
 
 
 def _bits(data: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """The elements as integers, so that NaN equals itself and the two zeros differ."""
-    if data.dtype.itemsize > 8:
-        return data.reshape(-1).view(np.uint64).reshape(-1, data.dtype.itemsize // 8)[:, 0]
-    return data.reshape(-1).view(f"u{data.dtype.itemsize}")
+    """The elements as rows of bytes, so that NaN equals itself and the two zeros differ."""
+    return np.ascontiguousarray(data).reshape(-1).view(np.uint8).reshape(-1, data.dtype.itemsize)
 
 
 # --- rules ------------------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from kernel_cases import graph_of, tensor
 
 from treadle.codegen.lower import rules
 from treadle.codegen.lower.compose import Composer, Source
 from treadle.ir.dims import symbol
 from treadle.ir.dtypes import f32, i32
+from treadle.ir.errors import Unsupported
 from treadle.ir.graph import Graph, failing
 from treadle.ir.loops.nodes import Const, Let, Load
 from treadle.ir.loops.text import show_expr, show_stmt
@@ -73,6 +75,18 @@ def test_constants() -> None:
     graph = graph_of([tensor(2, 3)], lambda x: x * Broadcast(Constant(np.arange(3, dtype=np.float32)), (2, 3), (1,)))
     _, value, composer = composed(graph)
     assert value == "p0[3*i + j] * c[j]" and len(composer.source.tables) == 1
+
+
+# Complex numbers that differ in one part are not one number; fp8 and complex numbers that differ stand in no table.
+def test_constants_that_code_does_not_hold() -> None:
+    for dtype in (np.complex128, np.complex64):
+        for last in (1 + 2j, 2 + 1j):
+            data = np.array([1 + 1j, last], dtype)
+            with pytest.raises(Unsupported, match="TD0431"):
+                composed(graph_of([tensor(2, 2)], lambda x, data=data: Broadcast(Constant(data), (2, 2), (1,))))
+        same = Constant(np.full(2, 1 + 1j, dtype))
+        value = composed(graph_of([tensor(2, 2)], lambda x, same=same: Broadcast(same, (2, 2), (1,))))[1]
+        assert value == show_expr(Const(1 + 1j, same.dtype))
 
 
 # A chain far longer than Python's stack is composed.

@@ -8,7 +8,7 @@ import numpy as np
 from sample import Inputs, Sample, around, draw, kind, random_inputs
 
 from treadle.ir import dtypes
-from treadle.ir.dtypes import DTYPES, DType, bool_, f32, f64, i64
+from treadle.ir.dtypes import DTYPES, FLOATS, INTEGERS, DType, bool_, f32, f64, i64
 from treadle.ir.graph import from_function
 from treadle.ir.ops import OPS
 from treadle.ir.ops.control import Call
@@ -214,10 +214,32 @@ def _bitcasts() -> list[Sample]:
     return rows + [row for row in of_map("bitcast", (dtypes.i32,), (f32,)) if row.label.startswith("shape")]
 
 
+def around_ends(dtype: DType) -> np.ndarray:
+    """Floats on both sides of the ends of every integer type."""
+    found = []
+    for bits in (7, 8, 15, 16, 31, 32, 63, 64):
+        end = 2.0**bits
+        found += [sign * x for x in (end, end - 1, end + 1, end - 0.5, end + 0.75) for sign in (1.0, -1.0)]
+    with np.errstate(over="ignore"):
+        array = np.array(found).astype(dtype.numpy)
+        return np.concatenate([array, np.nextafter(array, dtype.numpy.type(0))])
+
+
 def _conversions() -> list[Sample]:
     rows = []
     for to in DTYPES:
         rows += [row for row in of_map("convert", (to,), DTYPES) if row.label.startswith("special")]
+    for dtype in FLOATS:
+        count = len(around_ends(dtype))
+        rows += [
+            Sample(
+                "convert",
+                f"ends {dtype} to {to}",
+                around(lambda x, to=to: OPS["convert"](x, to), f"{dtype}[{count}]"),
+                lambda rng, dtype=dtype: [around_ends(dtype)],
+            )
+            for to in INTEGERS
+        ]
     for dtype, to in ((f64, dtypes.c128), (dtypes.c128, f64), (f64, f64)):
         build = around(lambda x, to=to: OPS["convert"](x, to), f"{dtype}[6]")
         rows.append(Sample("convert", f"smooth {dtype} to {to}", build, random_inputs(f"{dtype}[6]"), smooth=True))
