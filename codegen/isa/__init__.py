@@ -35,7 +35,7 @@ def emission(instruction: Instruction, target: Target) -> Emission | None:
 
 
 def meanings() -> dict[str, Callable[..., Any]]:
-    """Each instruction as a function of NumPy scalars, for `ir.loops.evaluate`."""
+    """Each instruction as a function of NumPy scalars or arrays, for `ir.loops.evaluate`."""
     return {name: meaning(instruction) for name, instruction in INSTRUCTIONS.items()}
 
 

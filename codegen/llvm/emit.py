@@ -626,8 +626,8 @@ class _Function(Control):
         match expr:
             case Binary(op, x, y):
                 return pairs.binary(self, op, self.value(x), self.value(y))
-            case Load(buffer, index):
-                return self.load(expr, buffer, index)
+            case Load(buffer, index, dtype):
+                return self.load(expr, buffer, index, dtype)
             case Var(name):
                 return self.variable(name)
             case Const(value, dtype):

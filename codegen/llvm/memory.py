@@ -16,6 +16,7 @@ from ...ir.dims import Atom, Dim
 from ...ir.dtypes import DType, bool_, i16, i32, i64, real_of
 from ...ir.errors import Unsupported
 from ...ir.loops.affine import linearize
+from ...ir.loops.nodes import neighbours
 from ...ir.target import Target
 from . import intrinsics
 from .intrinsics import declaration
@@ -139,11 +140,13 @@ class Memory(RegisterArrays):
 
     # --- loads --------------------------------------------------------------------------------------------------------
 
-    def load(self, node: object, name: str, index: tuple[Dim, ...]) -> Value:
+    def load(self, node: object, name: str, index: tuple[Dim, ...], dtype: DType) -> Value:
         if name in self.registers:
             return self.read_registers(node, name, index)
         buffer = self.buffer(name)
         at = self.address(node, buffer, index)
+        if dtype is not buffer.dtype:
+            return self.load_words(name, buffer, at, dtype)
         if buffer.dtype.kind == "complex":
             return self.load_complex(name, buffer, at)
         if self.vector is None or (at.uniform and not self.divergent):
@@ -163,6 +166,20 @@ class Memory(RegisterArrays):
                 return found
         places = self.each_lane(at, at.pointer, buffer.dtype)
         return self.from_memory(self.gather(name, places, buffer.dtype), buffer.dtype)
+
+    def load_words(self, name: str, buffer: Buffer, at: Address, dtype: DType) -> Value:
+        """Neighbours as one word, which need not be aligned like one."""
+        count = neighbours(dtype, buffer.dtype)
+        if not count:
+            raise Unsupported(f"{name} holds {buffer.dtype}, not {dtype}", code="TD0511")
+        align, each = buffer.dtype.bytes, memory_type(dtype)
+        if self.vector is None or (at.uniform and not self.divergent):
+            return self.read(f"load {each}, ptr {at.pointer.text}, align {align}", name, dtype, 0, at.pointer.level)
+        lanes = self.vector.count
+        if at.stride == count and self.masked is None:
+            kind = memory_type(dtype, lanes)
+            return self.read(f"load {kind}, ptr {at.pointer.text}, align {align}", name, dtype, lanes, at.pointer.level)
+        return self.gather(name, self.each_lane(at, at.pointer, buffer.dtype), dtype, align)
 
     def load_complex(self, name: str, buffer: Buffer, at: Address) -> Value:
         dtype, part = buffer.dtype, real_of(buffer.dtype)
@@ -190,13 +207,13 @@ class Memory(RegisterArrays):
         text = f"call {kind} @{full}(ptr align {dtype.bytes} {pointer.text}, {mask.typed}, {kind} zeroinitializer)"
         return self.read(text, name, dtype, count, max(pointer.level, mask.level))
 
-    def gather(self, name: str, places: Value, dtype: DType) -> Value:
+    def gather(self, name: str, places: Value, dtype: DType, align: int = 0) -> Value:
         count = places.lanes
         kind = memory_type(dtype, count)
         mask = self.masked or Value("splat (i1 true)", bool_, count)
         full, declared = intrinsics.gather(kind, count)
         self.needs.declare(declared)
-        given = f"<{count} x ptr> align {dtype.bytes} {places.text}, {mask.typed}, {kind} zeroinitializer"
+        given = f"<{count} x ptr> align {align or dtype.bytes} {places.text}, {mask.typed}, {kind} zeroinitializer"
         text = f"call {kind} @{full}({given})"
         return self.read(text, name, dtype, count, max(places.level, mask.level))
 

@@ -48,6 +48,7 @@ from .nodes import (
     Unary,
     Var,
     While,
+    neighbours,
 )
 from .text import DEEPEST, RESERVED, show_expr, show_head
 
@@ -198,7 +199,7 @@ class _Check:
             case Load(buffer, index, dtype):
                 known = self.element(buffer, index, scope)
                 if known.dtype is not dtype:
-                    self.fail("TD0411", f"{buffer} holds {known.dtype}, not {dtype}")
+                    self.word(buffer, known, index, dtype, scope)
                 undefined = known.kind in ("out", "stack", "registers") and buffer not in self.written
                 if undefined and not scope.guarded:
                     self.fail("TD0417", f"{buffer} is read before anything is written to it")
@@ -266,6 +267,18 @@ class _Check:
                     if loop is None or loop.kind not in ("unrolled", "vector"):
                         self.fail("TD0414", f"{buffer} is in registers and {name} is no unrolled or vector variable")
         return known
+
+    def word(self, buffer: str, known: _Buffer, index: tuple[Dim, ...], dtype: DType, scope: _Scope) -> None:
+        """Several neighbours read as one word."""
+        count = neighbours(dtype, known.dtype)
+        if count == 0 or known.kind == "registers" or not index:
+            self.fail("TD0411", f"{buffer} holds {known.dtype}, not {dtype}")
+        last, extent = index[-1] + count - 1, known.shape[-1]
+        outside = self.outside(last, extent, scope)
+        if outside is not None:
+            self.fail(
+                "TD0413", f"{show(last)} is outside axis {len(index) - 1} of {buffer}, of size {show(extent)}{outside}"
+            )
 
     def outside(self, dim: Dim, extent: Dim, scope: _Scope) -> str | None:
         """Where the position is known to leave [0, extent); None if it may stay inside."""

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..classes import dataclass
 from ..dims import Atom, Dim, SymbolicDim
-from ..dtypes import DType
+from ..dtypes import DType, of
 from ..errors import InvalidValue, OutOfRange, ShapeMismatch, TreadleError
 from . import scalars
 from .build import bound_names, stored, used_names
@@ -42,6 +42,7 @@ from .nodes import (
     Unary,
     Var,
     While,
+    neighbours,
 )
 from .text import show_head
 
@@ -69,9 +70,9 @@ def evaluate(
     loop variables around it, outermost first.
 
     `args` holds an array for every `in` and `inout` parameter; none of them is changed. `out` arrays start as
-    garbage (NaN). `instructions` gives each `Call` its meaning as a function of NumPy scalars. With
-    `lockstep=False` only the plain path is taken. Raises `OutOfRange` (TD0422) where an index leaves its
-    buffer.
+    garbage (NaN). `instructions` gives each `Call` its meaning as a function of NumPy
+    scalars, or arrays of one shape. With `lockstep=False` only the plain path is taken. Raises `OutOfRange` (TD0422)
+    where an index leaves its buffer.
     """
     for name in kernel.dims:
         if name not in dims:
@@ -248,7 +249,14 @@ class _Run:
         values = ", ".join([f"{name} = {self.scope[name]}" for name in self.around])
         return f"{dim} = {self.place(dim)}" + (f" at {values}" if values else "")
 
-    def load(self, buffer: str, index: tuple[Dim, ...]) -> Value:
+    def load(self, buffer: str, index: tuple[Dim, ...], dtype: DType) -> Value:
+        held = self.buffers[buffer].dtype
+        if held != dtype.numpy:
+            # Little-endian: the first neighbour in the low bits.
+            parts = [
+                self.load(buffer, (*index[:-1], index[-1] + n), of(held)) for n in range(neighbours(dtype, of(held)))
+            ]
+            return np.stack(parts, axis=-1).view(dtype.numpy)[..., 0]
         number = self.flat(buffer, index)
         elements = self.buffers[buffer].reshape(-1)
         for depth, level in enumerate(self.levels):
@@ -318,8 +326,8 @@ class _Run:
         match expr:
             case Binary(op, x, y):
                 return scalars.binary(op, self.value(x), self.value(y))
-            case Load(buffer, index):
-                return self.load(buffer, index)
+            case Load(buffer, index, dtype):
+                return self.load(buffer, index, dtype)
             case Var(name):
                 return self.read(name)
             case Const(value, dtype):
@@ -347,10 +355,9 @@ class _Run:
         if not self.levels:
             return dtype.numpy.type(meaning(*args))
         lanes = self.levels[-1].count
-        columns = [np.broadcast_to(arg, lanes) for arg in args]
+        on = slice(None) if self.mask is None else self.mask
         result = np.zeros(lanes, dtype.numpy)
-        for lane in range(lanes) if self.mask is None else np.nonzero(self.mask)[0]:
-            result[lane] = meaning(*[column[lane] for column in columns])
+        result[on] = meaning(*[np.broadcast_to(arg, lanes)[on] for arg in args])
         return result
 
     # Statements.

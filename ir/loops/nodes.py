@@ -81,11 +81,24 @@ class Index:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """The element of `buffer` at `index`. Every index must be inside the buffer's shape."""
+    """The element of `buffer` at `index`. Every index must be inside the buffer's shape.
+
+    An unsigned `dtype` that is 2, 4 or 8 times as wide as the buffer's elements reads so many neighbours along the last
+    axis at once, the one at `index` in the low bits: the words that dot products of short elements take.
+    """
 
     buffer: str
     index: tuple[Dim, ...]
     dtype: DType
+
+
+def neighbours(dtype: DType, held: DType) -> int:
+    """How many elements of a buffer of `held` a load of `dtype` reads at once; 0 where it cannot."""
+    if dtype is held:
+        return 1
+    count = dtype.bits // held.bits
+    plain = dtype.kind == "uint" and held.kind not in ("bool", "complex")
+    return count if plain and count in (2, 4, 8) and count * held.bits == dtype.bits else 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ from .nodes import (
     Unary,
     Var,
     While,
+    neighbours,
 )
 from .text import COMPARE, DEEPEST, INFIX, POWER, PREFIXES, RESERVED, TESTS, UNTYPED, operands_type
 
@@ -554,7 +555,22 @@ class _Parser:
         if token.text not in self.buffers:
             self.fail(token, f"the buffer '{token.text}' is not known here")
         self.advance()
-        return Load(token.text, self.separated("]", self.place), self.buffers[token.text])
+        held = self.buffers[token.text]
+        index: list[Dim] = []
+        while not self.accept("]"):
+            if index and self.accept(":"):
+                word = self.token
+                dtype = self.dtype()
+                if not neighbours(dtype, held):
+                    self.fail(word, f"no number of neighbours of {held} makes one {dtype}")
+                self.need("]")
+                return Load(token.text, tuple(index), dtype)
+            if index and not self.accept(","):
+                self.expected("',' or ']'")
+            if index and self.accept("]"):
+                break
+            index.append(self.place())
+        return Load(token.text, tuple(index), held)
 
     def applied(self, token: _Token) -> Expr:
         """What follows a function's or a type's name."""

@@ -262,8 +262,9 @@ class _Printer:
                 if known and dim == symbol(bare[0]):
                     return bare[0], ATOM
                 return f"index({show_dim(dim)})", ATOM
-            case Load(buffer, index):
-                return f"{buffer}[{_places(index)}]", ATOM
+            case Load(buffer, index, dtype):
+                word = f": {dtype}" if self.buffers.get(buffer, dtype) is not dtype else ""
+                return f"{buffer}[{_places(index)}{word}]", ATOM
             case Unary(op, x):
                 hint = None if op in TESTS else expected
                 sign = PREFIXES.get(op)

@@ -119,7 +119,8 @@ def test_profile_by_line() -> None:
 
         return td.lax.scan(step, x, None, length=4)
 
-    w, x = noise(40, 40), noise(40, 40)
+    # Steps so big that the loop is one of the program, with calls inside.
+    w, x = noise(128, 128), noise(128, 128)
     compiled = f.compile(w, x)
     profile = compiled.profile(w, x, calls=3)
     text = str(profile)

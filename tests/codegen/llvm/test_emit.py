@@ -18,8 +18,9 @@ from treadle.codegen.cpus import MODELS
 from treadle.codegen.llvm.emit import Module, emit_kernel
 from treadle.codegen.llvm.optimize import assembly, object_code
 from treadle.ir.dims import Dim, minimum, symbol
-from treadle.ir.dtypes import DType, bf16, bool_, c64, c128, f16, f32, f64, i8, i32, i64, u8
+from treadle.ir.dtypes import DType, bf16, bool_, c64, c128, f16, f32, f64, i8, i32, i64, u8, u16, u32, u64
 from treadle.ir.errors import Unsupported
+from treadle.ir.loops.evaluate import evaluate
 from treadle.ir.loops.nodes import (
     Alloc,
     Binary,
@@ -129,6 +130,36 @@ def test_masked_tails_of_every_length(target: str, lanes: int) -> None:
     for n in range(41):
         for dtype in (f32, f64, i8, bf16, bool_, c64):
             check_against_evaluator(compiled, f"tail.{dtype}", {"x": numbers(dtype, n)}, {"n": n})
+
+
+# Neighbours read as one word: scalar, side by side, apart, under a mask; never aligned like a word, never past the end.
+@targets
+@pytest.mark.parametrize("held, word", [(u8, u32), (i8, u16), (bf16, u32), (f32, u64), (u8, u64)], ids=str)
+def test_words(target: str, held: DType, word: DType) -> None:
+    count = word.bytes // held.bytes
+    lanes, rest = 8, 5
+    k = kernel(
+        "words",
+        [
+            array("x", 40 * count + 1, dtype=held),
+            array("y", 60, dtype=word, role="out"),
+        ],
+        "",
+        vector("v", 0, lanes, lanes, Store("y", (V,), Load("x", (1 + count * V,), word))),
+        vector("v", 0, lanes, lanes, Store("y", (lanes + V,), Load("x", (3 + 2 * count * V,), word))),
+        vector("v", 0, rest, lanes, Store("y", (2 * lanes + V,), Load("x", (1 + count * (35 + V),), word))),
+        vector("v", 0, lanes, lanes, Store("y", (3 * lanes + V,), Load("x", (2,), word))),
+        serial("j", 0, 40, If(Binary("lt", Index(J), Index(20)), (Store("y", (40 + J,), Load("x", (J,), word)),))),
+        *[Store("y", (at,), Load("x", (at,), word)) for at in range(21, 24)],
+        *[Store("y", (at,), Load("x", (at,), word)) for at in range(32, 40)],
+    )
+    x = RNG.integers(0, 256, (40 * count + 1) * held.bytes, np.uint8).view(held.numpy)
+    agree(target, k, {"x": x})
+    (written, _) = evaluate(k, {"x": x}, {})
+    raw = x.view(np.uint8)
+    for lane in range(lanes):
+        first = (1 + count * lane) * held.bytes
+        assert written["y"][lane] == raw[first : first + word.bytes].view(word.numpy)[0]
 
 
 # A trip count known to be short is a mask known while emitting.

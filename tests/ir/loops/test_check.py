@@ -230,3 +230,20 @@ def test_bounds_are_exact_where_all_is_constant(loops: list[tuple[int, int, int,
         check(k.finish())
     else:
         refused(k.finish(), "TD0413", "is outside axis 0 of y")
+
+
+# A word is inside only if all its neighbours are.
+@pytest.mark.parametrize("at, fits", [(0, True), (4, True), (5, False), (-1, False)])
+def test_words(at: int, fits: bool) -> None:
+    k = Builder("k")
+    x, y = k.input("x", d.u8, (8,)), k.output("y", d.u32, (2,))
+    k.store(y, (0,), Load(x.name, (at,), d.u32))
+    if fits:
+        check(k.finish())
+    else:
+        refused(k.finish(), "TD0413", "is outside axis 0 of x")
+    for held, word in ((d.bool_, d.u32), (d.u8, d.i32), (d.c64, d.u64), (d.u32, d.u8)):
+        k = Builder("k")
+        x, y = k.input("x", held, (32,)), k.output("y", word, (2,))
+        k.store(y, (0,), Load(x.name, (0,), word))
+        refused(k.finish(), "TD0411", "holds")

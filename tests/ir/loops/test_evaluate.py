@@ -271,9 +271,9 @@ def test_instructions() -> None:
     x = np.arange(8, dtype=np.int8) * 16
     seen: list[int] = []
 
-    def square(value: np.int8) -> int:
-        seen.append(int(value))
-        return int(value) ** 2
+    def square(value: np.ndarray) -> np.ndarray:
+        seen.extend(np.atleast_1d(value).tolist())
+        return value.astype(np.int32) ** 2
 
     for lockstep in (True, False):
         written, _ = evaluate(kernel, {"x": x}, {}, {"square": square}, lockstep=lockstep)

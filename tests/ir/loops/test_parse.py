@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import textwrap
 
 import pytest
@@ -47,6 +48,17 @@ def test_by_hand() -> None:
             y[i] = max(x[i], 0.5) + (x[i] + 2.0)
         """
     )
+
+
+# Neighbours read as one word say so; a word that no number of elements makes is refused.
+def test_words() -> None:
+    text = "kernel k(x: u8[4,8], y: out u32[]):\n  y[] = x[1, 4: u32]\n"
+    kernel = parse_kernel(text)
+    assert kernel.body == (Store("y", (), Load("x", (1, 4), d.u32)),)
+    assert show(kernel) == text
+    for word, held in (("u32", "bool"), ("i32", "u8"), ("u8", "u8"), ("f32", "u8"), ("u32", "c64")):
+        with pytest.raises(ParseError, match="no number of neighbours") if word != held else contextlib.nullcontext():
+            parse_kernel(f"kernel k(x: {held}[8]):\n  let y: {word} = x[0: {word}]\n")
 
 
 def test_several_kernels() -> None:
