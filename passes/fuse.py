@@ -8,7 +8,8 @@ leaves (fills, sizes, iotas, small constants) always are.
 What may share a kernel follows from the ops' structures: maps; reductions over one space with maps before them, after
 them over what is left, and back over the same rows; one contraction with maps after it. Then neighbours that read the
 same array over the same space are joined. The code generator is asked whether it has a kernel for each group; where it
-has none, the members are grouped again more cautiously. Control flow stays as it is, and is grouped inside its bodies.
+has none, the members are grouped again more cautiously. Bodies of control flow are grouped by themselves; then the op
+is offered whole, and where the code generator makes one kernel of it, it is a group too.
 
 Nothing closes a cycle between groups: every group has a rank that is above those of the groups before it (the order is
 kept up to date as Pearce and Kelly do, "A dynamic topological sort algorithm for directed acyclic graphs", 2006).
@@ -52,7 +53,8 @@ DEAR = 1 << 20  # flops that no copy is worth
 @dataclass(frozen=True)
 class FuseOptions:
     """`limit` is the largest number of ops in one group; `copy_flops` the dearest scalar that is computed twice;
-    `loop_ops` the largest body of a control op that is offered to the code generator as one kernel."""
+    `loop_ops` the most ops in the bodies of a control op that is offered to the code generator as one kernel (0: none
+    is)."""
 
     limit: int = 64
     copy_flops: int = 4
@@ -720,7 +722,8 @@ class Emitter:
     def whole(self, value: Control, changed: Value, table: MutableMapping[int, Value]) -> bool:
         """Make a control op one kernel, if its bodies are small and the code generator has one for it. `changed` is the
         op with its bodies grouped."""
-        if sum(len(body.ops) for body in value.bodies) > self.options.loop_ops:
+        limit = self.options.loop_ops
+        if not limit or sum(len(body.ops) for body in value.bodies) > limit:
             return False
         group = close([changed], [changed], self.facts.dims, table)
         if not self.cx.kernels.accepts(group.body):

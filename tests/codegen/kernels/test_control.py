@@ -57,7 +57,7 @@ def is_looped(executed: driver.Executed) -> bool:
 @pytest.fixture
 def apart(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From here on no control op becomes one kernel."""
-    passes = tuple(each.with_options(loop_ops=-1) if each.name == "fuse" else each for each in DEFAULT.passes)
+    passes = tuple(each.with_options(loop_ops=0) if each.name == "fuse" else each for each in DEFAULT.passes)
 
     def change() -> None:
         monkeypatch.setattr(driver, "DEFAULT", Pipeline("apart", passes))
@@ -234,7 +234,7 @@ APART = """
 from treadle.passes.manager import Pipeline
 from treadle.passes.pipelines import DEFAULT
 driver.DEFAULT = Pipeline("apart", tuple(
-    each.with_options(loop_ops=-1) if each.name == "fuse" else each for each in DEFAULT.passes))
+    each.with_options(loop_ops=0) if each.name == "fuse" else each for each in DEFAULT.passes))
 """
 
 
