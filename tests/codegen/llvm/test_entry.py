@@ -21,9 +21,11 @@ from treadle.codegen.llvm.entry import (
     Loop,
     Move,
     Place,
+    Require,
     Run,
     Step,
     Switch,
+    Times,
     add_entry,
     add_interface,
 )
@@ -84,14 +86,22 @@ def arena(offset: Dim) -> Place:
 class Program:
     """A compiled entry, called with NumPy arrays."""
 
-    def __init__(self, target: str, dims: tuple[str, ...], arena_bytes: Dim, *body: Step) -> None:
+    def __init__(
+        self,
+        target: str,
+        dims: tuple[str, ...],
+        arena_bytes: Dim,
+        *body: Step,
+        requires: tuple[Require, ...] = (),
+        times: Times | None = None,
+    ) -> None:
         module = Module(RUNNABLE[target])
         for kernel in KERNELS:
             module.add(kernel)
-        add_entry(module, Entry(dims, body, arena_bytes))
+        add_entry(module, Entry(dims, body, arena_bytes, requires, times))
         model = RUNNABLE[target]
         code = object_code(module.text(), model.triple, model.llvm_cpu, model.llvm_features)
-        self.loaded = load(code, closed_list=frozenset(BLOCK_OPERATIONS))
+        self.loaded = load(code, closed_list=frozenset((*BLOCK_OPERATIONS, "clock_gettime")))
 
     def arena_bytes(self, *dims: int) -> int:
         function = ctypes.CFUNCTYPE(ctypes.c_int64, ctypes.c_void_p)(self.loaded.address("treadle_arena_bytes"))
@@ -203,6 +213,39 @@ def test_failure_sites(target: str) -> None:
         given = x.copy()
         assert program([given, y.copy()], 2) == want
         assert (given == 2 * x).all()
+
+
+# What is required of the dims is checked before anything runs: the first that does not hold is reported, and no array
+# is touched.
+@targets
+def test_requirements(target: str) -> None:
+    requires = (Require(3, N, 7), Require(N + 1, 2 * S, 8))
+    program = Program(target, ("s", "n"), 0, Run("double", (buffer(0),), (N,)), requires=requires)
+    for s, n, want in ((2, 3, 0), (9, 2, 7), (1, 3, 8), (0, 0, 7)):
+        x = floats(*range(1, n + 1))
+        given = x.copy()
+        assert program([given], s, n) == want
+        assert (given == (x if want else 2 * x)).all()
+
+
+# Each run with a timer adds its nanoseconds and one to its row, which is zero at first; runs in a loop add up.
+@targets
+def test_times(target: str) -> None:
+    program = Program(
+        target,
+        ("n",),
+        0,
+        Run("double", (buffer(0),), (N,), timer=0),
+        Count("i", 5, (Run("double", (buffer(0),), (N,), timer=1),)),
+        Run("double", (buffer(0),), (N,)),
+        times=Times(1, 2),
+    )
+    x, table = floats(1, 2), np.full((2, 2), 99, np.int64)
+    for _ in range(2):
+        x[:] = (1, 2)
+        assert program([x, table], 2) == 0
+        assert x.tolist() == [128, 256]
+        assert table[:, 1].tolist() == [1, 5] and (table[:, 0] >= 0).all()
 
 
 # A loop whose condition may come from a failed call is left, for it might never end.
