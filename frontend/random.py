@@ -2,12 +2,13 @@
 
 A key is a uint32 array of two words; nothing else is state. The bits come from Threefry-2x32 (Salmon et al., SC 2011),
 counted by element, so a draw depends on its key and shape alone: the same under vmap as in a loop, on any number of
-threads, computed once or again. Never use a key for two draws: `split` it first.
+threads, computed once or again. Never use a key for two draws: `split` it first (KeyReuseWarning otherwise).
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from ..ir.dtypes import DType, f32, f64, i64, of, u8, u16, u32, u64
 from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch
 from ..ir.evaluate import evaluate
-from ..ir.ops.elementwise import Bitcast, Clamp, Convert, Erfinv, Log, Maximum, Mod, Or, ShiftRight
+from ..ir.ops.elementwise import Bitcast, Clamp, Convert, Erfc, Erfinv, Exp, Log, Maximum, Mod, Or, ShiftRight, Sqrt
 from ..ir.ops.indexing import ArgSort, Gather, SearchSorted
 from ..ir.ops.movement import Reshape, Slice
 from ..ir.ops.random import FoldIn, RandomBits, key_of
@@ -25,8 +26,10 @@ from ..ir.ops.random import split as split_value
 from ..ir.ops.reduce import ArgMax, CumSum
 from ..ir.types import Shape, TensorType
 from ..ir.value import Lt, Value, lift
+from . import keys
 from .arrays import broadcast, size_value, static_shape
 from .arrays import lift as lift_array
+from .keys import KeyReuseWarning
 from .trace import LeafSpec, current, here, operation
 from .tracer import Tracer, trace_to_graph, unwrap, wrap
 
@@ -35,13 +38,18 @@ _BITS = {8: u8, 16: u16, 32: u32, 64: u64}
 
 def _anywhere(build: Callable[..., Value]) -> Callable[..., Any]:
     """Make `build`, which takes values and gives one, callable on arrays, inside a trace and outside of one (there it
-    is traced and evaluated by NumPy)."""
+    is traced and evaluated by NumPy). The first parameter of a draw is its key, which is used up by it."""
+    draws = next(iter(inspect.signature(build).parameters)) == "key" and build.__name__ != "fold_in"
 
     @functools.wraps(build)
     def call(*args: Any, **kwargs: Any) -> Any:
         if current() is not None:
             with operation():
+                if draws:
+                    keys.use(_key(args[0] if args else kwargs["key"]))
                 return wrap(build(*args, **kwargs))
+        if draws and args and isinstance(args[0], np.ndarray):
+            keys.use_array(args[0])
         arrays = [i for i, a in enumerate(args) if isinstance(a, np.ndarray | np.generic) or hasattr(a, "__dlpack__")]
         given = [np.asarray(args[i]) for i in arrays]
 
@@ -159,12 +167,33 @@ def truncated_normal(key: Any, low: float, high: float, shape: Sequence[int] = (
     if not low < high:
         raise InvalidValue(f"truncated_normal: {low} is not below {high}", code="TD0732", location=here())
     to = _float(dtype)
-    wide = f64 if to is f64 else f32
-    a, b = math.erf(low / math.sqrt(2)), math.erf(high / math.sqrt(2))
+    # In a tail the bounds lie close together below 1: there f32 would leave a few values only. The lower tail is
+    # drawn, where the numbers are dense about 0, and turned over.
+    tail = min(abs(low), abs(high)) if low * high > 0 else 0.0
+    wide = f64 if to is f64 or tail > 1.0 else f32
+    mirrored = low > 0
+    below, above = (-high, -low) if mirrored else (low, high)
     unit = _unit(_key(key), static_shape(shape), wide)
-    value = Erfinv(_scaled(unit, a, b)) * math.sqrt(2.0)
-    inside = Clamp(value, lift(low, value), lift(high, value))
+    if tail > 1.0:
+        chance = _scaled(unit, 0.5 * math.erfc(-below / math.sqrt(2)), 0.5 * math.erfc(-above / math.sqrt(2)))
+        value = _quantile(chance)
+    else:
+        value = Erfinv(_scaled(unit, math.erf(below / math.sqrt(2)), math.erf(above / math.sqrt(2)))) * math.sqrt(2.0)
+    inside = Clamp(-value if mirrored else value, lift(low, value), lift(high, value))
     return inside if to is wide else Convert(inside, to)
+
+
+def _quantile(chance: Value) -> Value:
+    """Where the normal distribution function has a small value p: from the tail's leading terms, by Newton's steps on
+    log p, whose derivative is the hazard of the tail."""
+    logarithm = Log(chance)
+    t = Sqrt(logarithm * -2.0)
+    value = -(t - Log(t * math.sqrt(2.0 * math.pi)) / t)
+    for _ in range(4):
+        half = 0.5 * Erfc(value * -math.sqrt(0.5))
+        density = Exp(value * value * -0.5) * (1.0 / math.sqrt(2.0 * math.pi))
+        value = value - (Log(half) - logarithm) * half / density
+    return value
 
 
 @_anywhere
@@ -262,4 +291,10 @@ def choice(key: Any, x: Any, shape: Sequence[int] = (), replace: bool = True, p:
 __all__ = [
     "bernoulli", "bits", "categorical", "choice", "exponential", "fold_in", "gumbel", "key", "normal", "permutation",
     "randint", "split", "truncated_normal", "uniform",
+]  # fmt: skip
+
+
+__all__ = [
+    "KeyReuseWarning", "PRNGKey", "bernoulli", "bits", "categorical", "choice", "exponential", "fold_in", "gumbel",
+    "key", "normal", "permutation", "randint", "split", "truncated_normal", "uniform",
 ]  # fmt: skip

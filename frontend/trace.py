@@ -74,7 +74,7 @@ def _same_bytes(a: Array, b: Array) -> bool:
 class Session:
     """What an outermost trace shares with those inside it."""
 
-    __slots__ = ("captured", "constants", "dims", "refused", "sequence")
+    __slots__ = ("captured", "constants", "dims", "keys", "refused", "sequence")
 
     def __init__(self) -> None:
         self.refused: TreadleError | None = None
@@ -82,6 +82,8 @@ class Session:
         self.dims: dict[str, DimName] = {}
         self.constants: dict[int, tuple[Array, Constant]] = {}
         self.captured: list[Captured] = []
+        # Keys of random numbers that were used: how each is computed, to where, and the key, which must live on.
+        self.keys: dict[tuple[Any, ...], tuple[Trace, Location | None, Value]] = {}
 
     def behind(self, error: Exception) -> TreadleError | None:
         """The refusal that NumPy met and told in words of its own: the last one, where `error` left the same line."""
