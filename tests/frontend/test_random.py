@@ -1,4 +1,4 @@
-"""Random numbers: published vectors, distributions against those of SciPy, streams that depend on key and shape alone."""
+"""Random numbers: published vectors, distributions against those of SciPy, streams that only key and shape decide."""
 
 from __future__ import annotations
 
