@@ -33,8 +33,10 @@ from .jit import jit
 from .trace import LeafSpec, current, here, operation
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
 from .tree import TreeDef
+from .userline import spoken
 
 
+@spoken
 def grad(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
@@ -54,9 +56,10 @@ def grad(
         value, gradients = both(*args, **kwargs)
         return (gradients, value[1]) if has_aux else gradients
 
-    return named(gradient, fun, "grad")
+    return spoken(named(gradient, fun, "grad"))
 
 
+@spoken
 def value_and_grad(
     fun: Callable[..., Any],
     argnums: int | Sequence[int] = 0,
@@ -93,6 +96,7 @@ def value_and_grad(
     return transformed(inside, fun, "value_and_grad", same=True)
 
 
+@spoken
 def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """(value, pullback): `pullback(cotangent)` gives a tuple of cotangents, one for each primal."""
     value, aux = _primal(fun, primals, has_aux)
@@ -112,6 +116,7 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     return (value, pullback, aux) if has_aux else (value, pullback)
 
 
+@spoken
 def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any:
     """(value, tangent) of `fun` at `primals` along `tangents`, which have their structure, shapes and dtypes
     (TD0703)."""
@@ -129,6 +134,7 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
     return transformed(inside, fun, "jvp")(tuple(primals), tuple(tangents))
 
 
+@spoken
 def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """(value, linear map): the map takes tangents of the primals to the tangent of the value."""
     value, aux = _primal(fun, primals, has_aux)
@@ -268,11 +274,13 @@ def _matching(given: Any, structure: TreeDef, like: Sequence[Value], what: str, 
     return values
 
 
+@spoken
 def jacfwd(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """The Jacobian by forward mode, one tangent per input element: result axes first, then the argument's."""
     return _jacobian(fun, argnums, has_aux, forward=True)
 
 
+@spoken
 def jacrev(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """The Jacobian by reverse mode, one cotangent per result element: result axes first, then the argument's."""
     return _jacobian(fun, argnums, has_aux, forward=False)
@@ -281,6 +289,7 @@ def jacrev(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: b
 jacobian = jacrev
 
 
+@spoken
 def hessian(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: bool = False) -> Callable[..., Any]:
     """The second derivative: forward over reverse."""
     return jacfwd(jacrev(fun, argnums, has_aux), argnums, has_aux)
@@ -353,6 +362,7 @@ def _blocks_forward(point: Point, results: Sequence[Value]) -> list[list[Tracer]
     return [[column[i] for column in columns] for i in range(len(results))]
 
 
+@spoken
 def vmap(
     fun: Callable[..., Any],
     in_axes: Any = 0,
@@ -464,6 +474,7 @@ def stop_gradient(x: Any) -> Any:
     return tree.map(lambda leaf: wrap(StopGradient(unwrap(lift_array(leaf)))), x)
 
 
+@spoken
 def checkpoint(
     fun: Callable[..., Any],
     *,
@@ -562,7 +573,7 @@ def transformed(
             compiled.append(jit(as_operation if bind else unbound))
         return compiled[0](*args, **kwargs)
 
-    return call
+    return spoken(call)
 
 
 def _position(number: int, count: int, name: str) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..ir.classes import dataclass
 from ..ir.errors import InvalidValue, TypeMismatch
+from .userline import spoken
 
 Flatten = Callable[[Any], tuple[Sequence[Any], Hashable]]
 Unflatten = Callable[[Hashable, Sequence[Any]], Any]
@@ -276,6 +277,7 @@ def _build(structure: TreeDef, leaves: Any) -> Any:
     return kind(**{str(key): child for key, child in zip(structure.keys, children, strict=True)})
 
 
+@spoken
 def unflatten(structure: TreeDef, leaves: Iterable[Any]) -> Any:
     """The tree of `structure` with `leaves`."""
     return structure.unflatten(leaves)
@@ -295,6 +297,7 @@ def paths(tree: Any, root: str = "") -> list[tuple[str, Any]]:
     return list(zip(shape.paths(root), found, strict=True))
 
 
+@spoken
 def map(fn: Callable[..., Any], tree: Any, *rest: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
     """`fn` on corresponding leaves of trees of one structure; TD0611 names the first place where they differ."""
     first, shape = flatten(tree, is_leaf)
@@ -307,6 +310,7 @@ def map(fn: Callable[..., Any], tree: Any, *rest: Any, is_leaf: Callable[[Any], 
     return shape.unflatten(fn(*row) for row in zip(*columns, strict=True))
 
 
+@spoken
 def reduce(fn: Callable[[Any, Any], Any], tree: Any, initial: Any) -> Any:
     """Fold the leaves from the left."""
     result = initial

@@ -146,6 +146,12 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         lambda: td.jit(F.__wrapped__, static_argnums=0, donate_argnums=0), ValueError, "TD0625", "x is static and don",
     ),
     "a parameter out": (lambda: td.jit(lambda x, out: x), ValueError, "TD0625", "another name"),
+    "a keyword of a transform": (
+        lambda: td.grad(np.sum, argnms=0), TypeError, "TD0601", "did you mean argnums?",
+    ),
+    "a gradient of an array": (lambda: td.grad(lambda x: x)(X), TypeError, "TD0701", "a real scalar is needed"),
+    "an axis to map over": (lambda: td.vmap(lambda x: x, in_axes=5)(X), ValueError, "TD0712", "no axis 5"),
+    "trees that differ": (lambda: td.tree.map(max, {"a": 1}, {"b": 1}), TypeError, "TD0611", "{'b': *}"),
     "no model": (lambda: td.load(__file__), ValueError, "TD0962", "is not a model file"),
     "no file": (lambda: td.load("nowhere.so"), FileNotFoundError, "TD0653", "nowhere.so: No such file"),
     "a directory": (lambda: td.load("/tmp"), OSError, "TD0653", "directory"),
