@@ -162,7 +162,9 @@ CASES = {
     "format": Case(lambda x: f"{x:.3f}", (X,), TypeError, "TD0802", "", "print"),
     "range": Case(count, (X, 3), TypeError, "TD0803", "range(n)", "td.lax.fori_loop"),
     "index of a list": Case(lambda x, i: [x, x][i], (X, 1), TypeError, "TD0803", "[x, x][i]", "td.numpy.asarray"),
-    "index of a constant": Case(lambda i: TABLE[i], (1,), TypeError, "TD0800", "TABLE[i]", "td.numpy.asarray(a)[i]"),
+    "index of a constant": Case(
+        lambda i: TABLE[i], (1,), TypeError, "TD0800", "TABLE[i]", "td.numpy.asarray(TABLE)[i]"
+    ),
     "np.array": Case(lambda x: np.array([x, x]), (X,), TypeError, "TD0800", "np.array", "np.stack"),
     "mask": Case(lambda x: x[x > 0], (X,), TypeError, "TD0811", "x[x > 0]", "np.where"),
     "nonzero": Case(lambda x: np.nonzero(x), (X,), TypeError, "TD0811", "np.nonzero", "np.where"),
