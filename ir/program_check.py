@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
 from typing import Final, NoReturn, TypeAlias, assert_never
 
-from .dims import DimName
+from .dims import Dim, DimName
 from .dims import evaluate as evaluate_dim
+from .dims import names as names_in
 from .dtypes import bool_, i32, i64
 from .errors import CheckFailed
 from .program import Call, Copy, KernelDef, Loop, Program, Slot, Statement, Switch, While
@@ -100,6 +101,23 @@ def _fail(program: Program, statement: Statement | None, what: str) -> NoReturn:
     raise CheckFailed(f"{program.name}: {what}{shown}", code="TD0280")
 
 
+def _sizes(statement: Statement) -> Iterator[Dim]:
+    """The places, sizes and counts of a statement, those of its bodies left out."""
+    slots: tuple[Slot, ...] = ()
+    match statement:
+        case Call(_, reads, writes, work=work):
+            slots = (*reads, *writes, *work)
+        case Copy(source, target):
+            slots = (source, target)
+        case Loop(count=count):
+            yield count
+        case While(flag=slot) | Switch(selector=slot):
+            slots = (slot,)
+    for slot in slots:
+        yield slot.offset
+        yield from slot.type.shape
+
+
 class _Shapes:
     """The rules that need no sizes: names, numbers and types."""
 
@@ -127,6 +145,10 @@ class _Shapes:
 
     def body(self, statements: Sequence[Statement], names: set[str]) -> None:
         for statement in statements:
+            for size in _sizes(statement):
+                unknown = next((name for name in names_in(size) if name not in names), None)
+                if unknown is not None:
+                    _fail(self.program, statement, f"{unknown} is not known here")
             match statement:
                 case Call():
                     self.call(statement)

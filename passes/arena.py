@@ -10,11 +10,12 @@ graphs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..ir.dims import NOTHING, Dim, DimName, Known, apply, ceildiv, known_le, names, substitute
 from ..ir.dims import evaluate as evaluate_dim
@@ -151,18 +152,16 @@ def place(records: Sequence[tuple[int, int, int]], order: Sequence[int], *, tigh
     for done, i in enumerate(order):
         size, first, last = records[i]
         busy = np.flatnonzero((firsts[:done] <= last) & (lasts[:done] >= first))
-        at, gap = 0, -1
-        found = -1
         if len(busy):
-            low = lows[busy]
-            ordered = np.argsort(low, kind="stable")
-            for start, end in zip(low[ordered].tolist(), highs[busy][ordered].tolist(), strict=True):
-                if start - at >= size and (found < 0 or start - at < gap):
-                    found, gap = at, start - at
-                    if not tight:
-                        break
-                at = max(at, end)
-        offsets[i] = at if found < 0 else found
+            ordered = busy[np.argsort(lows[busy], kind="stable")]
+            # What is taken below each busy piece; the gap before it lies between that and its beginning.
+            taken = np.maximum.accumulate(np.concatenate(([0], highs[ordered])))
+            gaps = lows[ordered] - taken[:-1]
+            wide = np.flatnonzero(gaps >= size)
+            if not len(wide):
+                offsets[i] = int(taken[-1])
+            else:
+                offsets[i] = int(taken[wide[np.argmin(gaps[wide])] if tight else wide[0]])
         firsts[done], lasts[done] = first, last
         lows[done], highs[done] = offsets[i], offsets[i] + size
     return offsets
@@ -178,65 +177,102 @@ class _Provable:
         self.records = records
         self.known = known
         self.samples = samples([size for size, _, _ in records], known)
-        self.proven: dict[tuple[Dim, Dim], bool] = {}
+        self.proven: dict[Dim, bool] = {}
 
     def at_most(self, a: Dim, b: Dim) -> bool:
-        if type(a) is int and type(b) is int:
-            return a <= b
-        found = self.proven.get((a, b))
+        # The same few differences stand between most pairs.
+        apart = b - a
+        if type(apart) is int:
+            return apart >= 0
+        found = self.proven.get(apart)
         if found is None:
-            found = self.proven[a, b] = provably_at_most(a, b, self.known)
+            found = self.proven[apart] = provably_at_most(0, apart, self.known)
         return found
 
     def offsets(self) -> list[Dim]:
+        """The plan with the lower top at large sizes: the largest first, or the broadest moments first."""
         small, large = self.samples
         weight = [(evaluate_dim(size, large), evaluate_dim(size, small)) for size, _, _ in self.records]
-        order = sorted(range(len(self.records)), key=lambda i: ((-weight[i][0], -weight[i][1]), self.records[i][1], i))
+        by_weight = sorted(
+            range(len(self.records)), key=lambda i: ((-weight[i][0], -weight[i][1]), self.records[i][1], i)
+        )
+        at_large = [(size, first, last) for (size, _), (_, first, last) in zip(weight, self.records, strict=True)]
+        best: list[Dim] = []
+        least = -1
+        for order in (by_weight, by_breadth(at_large)):
+            found = self.placed(order)
+            height_at_large = height(at_large, [evaluate_dim(at, large) for at in found])
+            if least < 0 or height_at_large < least:
+                best, least = found, height_at_large
+            if least == peak(at_large):
+                break
+        return best
+
+    def placed(self, order: Sequence[int]) -> list[Dim]:
+        """Offsets of records placed in this order."""
         found: list[Dim] = [0] * len(self.records)
-        placed: list[tuple[int, int, Dim, Dim]] = []
-        for i in order:
+        lows: list[Dim] = []
+        highs: list[Dim] = []
+        lives = np.empty((2, len(order)), np.int64)
+        # Where each placed record begins and ends, at small and at large sizes.
+        ends = np.empty((2, 2, len(order)), np.int64)
+        for done, i in enumerate(order):
             size, first, last = self.records[i]
-            busy = [(low, high) for begin, end, low, high in placed if begin <= last and end >= first]
-            found[i] = self.gap(size, busy)
-            placed.append((first, last, found[i], found[i] + size))
+            busy = np.flatnonzero((lives[0, :done] <= last) & (lives[1, :done] >= first))
+            at = self.gap(size, [lows[b] for b in busy], [highs[b] for b in busy], ends[:, :, busy])
+            found[i] = at
+            lows.append(at)
+            highs.append(at + size)
+            lives[:, done] = first, last
+            for k, sample in enumerate(self.samples):
+                ends[k, 0, done] = evaluate_dim(at, sample)
+                ends[k, 1, done] = ends[k, 0, done] + evaluate_dim(size, sample)
         return found
 
-    def gap(self, size: Dim, busy: Sequence[tuple[Dim, Dim]]) -> Dim:
-        """The lowest place, at large sizes, that is free for all sizes."""
-        if not busy:
+    def gap(self, size: Dim, lows: Sequence[Dim], highs: Sequence[Dim], busy: NDArray[np.int64]) -> Dim:
+        """The lowest place, at large sizes, that is free for all sizes. What is `busy` is given at both samples."""
+        if not lows:
             return 0
-        ends: list[Dim] = list(dict.fromkeys([0, *(high for _, high in busy)]))
-        rows = [self.numbers(sample, size, busy, ends) for sample in self.samples]
-        ends_at_large = rows[-1][3]
+        small, large = (evaluate_dim(size, sample) for sample in self.samples)
+        # Where there is room at large sizes: behind what is busy, as in `place`.
+        ordered = np.argsort(busy[1, 0], kind="stable")
+        taken = np.maximum.accumulate(np.concatenate(([0], busy[1, 1][ordered])))
+        room = np.flatnonzero(np.concatenate((busy[1, 0][ordered] - taken[:-1] >= large, [True])))
         tries = 0
-        for e in sorted(range(len(ends)), key=lambda e: ends_at_large[e]):
-            # At the samples first, which is quick.
-            if not all(
-                all(tops[e] + width <= low or high <= tops[e] for low, high in zip(lows, highs, strict=True))
-                for width, lows, highs, tops in rows
-            ):
-                continue
-            at = ends[e]
-            if all(self.at_most(high, at) or self.at_most(at + size, low) for low, high in busy):
-                return at
-            tries += 1
-            if tries == self.TRIES:
-                break
-        above: list[Dim] = []
-        for end in ends:
-            if not any(self.at_most(end, other) for other in above):
-                above = [*(other for other in above if not self.at_most(other, end)), end]
-        return apply("max", above)
+        for place in dict.fromkeys(taken[room].tolist()):
+            behind = np.flatnonzero(busy[1, 1] == place).tolist()
+            for at in dict.fromkeys([*([0] if place == 0 else []), *(highs[b] for b in behind)]):
+                here = evaluate_dim(at, self.samples[0])
+                if not np.all((here + small <= busy[0, 0]) | (busy[0, 1] <= here)):
+                    continue
+                below = [b for b in ordered[::-1].tolist() if busy[1, 1, b] <= place]
+                others = [b for b in ordered.tolist() if busy[1, 1, b] > place]
+                if self.stacked(at, [(highs[b], lows[b]) for b in below], self.at_most) and self.stacked(
+                    at + size, [(lows[b], highs[b]) for b in others], lambda low, end: self.at_most(end, low)
+                ):
+                    return at
+                tries += 1
+                if tries == self.TRIES:
+                    return self.above(highs)
+        return self.above(highs)
 
-    def numbers(
-        self, sample: Mapping[str, int], size: Dim, busy: Sequence[tuple[Dim, Dim]], ends: Sequence[Dim]
-    ) -> tuple[int, list[int], list[int], list[int]]:
-        return (
-            evaluate_dim(size, sample),
-            [evaluate_dim(low, sample) for low, _ in busy],
-            [evaluate_dim(high, sample) for _, high in busy],
-            [evaluate_dim(end, sample) for end in ends],
-        )
+    def stacked(self, at: Dim, pieces: Sequence[tuple[Dim, Dim]], beyond: Callable[[Dim, Dim], bool]) -> bool:
+        """Whether all pieces, (near end, far end) each and nearest first, are beyond a place. What touches a piece that
+        is, is."""
+        known = {at}
+        for near, far in pieces:
+            if near not in known and not beyond(near, at):
+                return False
+            known.add(far)
+        return True
+
+    def above(self, highs: Sequence[Dim]) -> Dim:
+        """A place above all that is busy."""
+        found: list[Dim] = []
+        for end in dict.fromkeys(highs):
+            if not any(self.at_most(end, other) for other in found):
+                found = [*(other for other in found if not self.at_most(other, end)), end]
+        return apply("max", found)
 
 
 def provably_at_most(a: Dim, b: Dim, known: Known, split: tuple[str, ...] | None = None) -> bool:

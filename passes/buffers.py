@@ -13,9 +13,12 @@ reads from outside is live to the end of the loop; one made and read inside an i
 
 from __future__ import annotations
 
+from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import field
 from functools import cached_property
+from itertools import count
+from operator import attrgetter
 from typing import TypeAlias, assert_never
 
 from ..ir.classes import dataclass
@@ -166,14 +169,15 @@ Env: TypeAlias = dict[int, Tensors]
 
 
 class Builder:
-    """The steps of a graph and its bodies, with contents whose lives are known; nothing is joined yet."""
+    """The steps of a graph and its bodies, with contents whose lives are known; nothing is joined yet. `choice` says
+    which of the sequences is taken, `choices` which of them differ anywhere."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int], kernels: Kernels, *, reorder: bool) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], kernels: Kernels, *, choice: int) -> None:
         self.graph = graph
         self.kernels = kernels
         self.sizes = sizes
-        self.reorder = reorder
-        self.reordered = False
+        self.choice = choice
+        self.choices: dict[int, None] = {0: None}
         self.now = 0
         self.constants: dict[str, tuple[Constant, Tensor]] = {}
         self.storages: list[Storage] = []
@@ -181,6 +185,7 @@ class Builder:
         self.moves: list[Move] = []
         self.loops: list[dict[int, Content]] = []
         self.variables: dict[str, int] = {}  # of the loops so far: how deep inside loops each is known
+        self.names = (f"t{i}" if i else "t" for i in count())
         self.taken = {name for value in everywhere(graph) for name in sizes_in(value)} | {d.name for d in graph.dims}
 
     # Contents.
@@ -232,12 +237,14 @@ class Builder:
 
     # Graphs.
 
-    def body(self, graph: Graph, args: Sequence[Tensor], steps: list[Step]) -> Tensors:
+    def body(
+        self, graph: Graph, args: Sequence[Tensor], steps: list[Step], donated: Sequence[tuple[int, int]] = ()
+    ) -> Tensors:
         """Append the steps of a graph whose parameters are these tensors; its results."""
         env: Env = {id(param): (arg,) for param, arg in zip(graph.params, args, strict=True)}
-        candidates = sequences(graph, self.sizes)
-        self.reordered |= len(candidates) > 1
-        for op in candidates[0 if self.reorder else -1].ops:
+        candidates = sequences(graph, self.sizes, donated)
+        self.choices.update((i, None) for i, each in enumerate(candidates) if each is not candidates[0])
+        for op in candidates[self.choice].ops:
             operands = tuple(self.tensor(o, env, steps) for o in op.operands)
             env[id(op)] = self.step(op, operands, steps)
         return tuple(self.tensor(result, env, steps) for result in graph.results)
@@ -319,8 +326,7 @@ class Builder:
         return run.writes
 
     def variable(self) -> str:
-        name = next(n for n in (f"t{i}" if i else "t" for i in range(FOREVER)) if n not in self.taken)
-        self.taken.add(name)
+        name = next(name for name in self.names if name not in self.taken)
         self.variables[name] = len(self.loops)
         return name
 
@@ -412,7 +418,7 @@ class Builder:
             last = 0 if i in given else FOREVER
             inputs.append(Tensor(kind, self.content(storage, -1, last)))
         steps: list[Step] = []
-        results = self.body(graph, inputs, steps)
+        results = self.body(graph, inputs, steps, donated)
         self.tick()
         taken = dict(donated)
         moves = []
@@ -425,6 +431,9 @@ class Builder:
         return steps
 
 
+by_end = attrgetter("last")
+
+
 class Joiner:
     """Joins storages where that is proven to keep every content intact while it lives."""
 
@@ -434,11 +443,12 @@ class Joiner:
         # The contents (operand, result) of kernels that write over the operand position by position.
         self.in_place: dict[tuple[int, int], tuple[Run, int, int]] = {}
         for storage in builder.storages:
-            storage.contents.sort(key=lambda content: content.last)
+            storage.contents.sort(key=by_end)
         for run in builder.runs:
             for result, param in run.takeovers:
-                pair = id(run.reads[param].content), id(run.writes[result].content)
-                self.in_place.setdefault(pair, (run, param, result))
+                operand, written = run.reads[param].content, run.writes[result].content
+                if operand.last == run.moment:
+                    self.in_place.setdefault((id(operand), id(written)), (run, param, result))
 
     def fits(self, inner: Storage, at: Dim, outer: Storage, begin: Dim) -> Dim | None:
         """Where `inner` lies in `outer` when its byte `at` meets byte `begin` there; None if it may stick out."""
@@ -508,10 +518,8 @@ class Joiner:
         for content in b.contents:
             content.at = content.at + shift
             content.storage = a
-        sorted_already = not a.contents or not b.contents or a.contents[-1].last <= b.contents[0].last
-        a.contents += b.contents
-        if not sorted_already:
-            a.contents.sort(key=lambda content: content.last)
+        for content in b.contents:
+            insort(a.contents, content, key=by_end)
         b.contents = []
         return True
 
@@ -555,8 +563,15 @@ def join_all(builder: Builder, cx: Context, known: Known) -> None:
     for move in reversed(builder.moves):
         joiner.move(move)
     for run in builder.runs:
+        taken: set[int] = set()
         for result, param in run.overwrites:
-            joiner.overwrite(run, result, param)
+            # An operand that is read later, or a result that has a place, cannot be joined.
+            if (
+                run.reads[param].content.last == run.moment
+                and result not in taken
+                and joiner.overwrite(run, result, param)
+            ):
+                taken.add(result)
 
 
 def sequence_moves(steps: Sequence[Step], builder: Builder, known: Known) -> None:
@@ -615,10 +630,10 @@ class Planned:
 
 
 def planned(
-    graph: Graph, cx: Context, donated: Sequence[tuple[int, int]], sizes: Mapping[str, int], *, reorder: bool
+    graph: Graph, cx: Context, donated: Sequence[tuple[int, int]], sizes: Mapping[str, int], choice: int
 ) -> Planned:
     said = len(cx.remarks)
-    builder = Builder(graph, sizes, cx.kernels, reorder=reorder)
+    builder = Builder(graph, sizes, cx.kernels, choice=choice)
     steps = builder.whole(donated)
     known = {dim.name: dim for dim in graph.dims}
     join_all(builder, cx, known)
@@ -702,12 +717,10 @@ def to_program(
             GROUPED.check(graph, cx.kernels.keeps)
         sizes = typical(graph)
         said = len(cx.remarks)
-        best = planned(graph, cx, donated, sizes, reorder=True)
-        if best.builder.reordered:
-            # An order with less live memory may still pack worse: never above the program's own.
-            plain = planned(graph, cx, donated, sizes, reorder=False)
-            if evaluate(plain.arena_bytes, sizes) <= evaluate(best.arena_bytes, sizes):
-                best = plain
+        plans = [planned(graph, cx, donated, sizes, 0)]
+        # An order with less live memory may still pack worse: never above the program's own.
+        plans += [planned(graph, cx, donated, sizes, choice) for choice in plans[0].builder.choices if choice]
+        best = min(plans, key=lambda each: evaluate(each.arena_bytes, sizes))
         cx.remarks[said:] = best.remarks
         program, constants = write(graph, best, donated)
         if cx.check:

@@ -17,7 +17,7 @@ kept up to date as Pearce and Kelly do, "A dynamic topological sort algorithm fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import field
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
@@ -87,7 +87,8 @@ def kind_of(value: Value, structure: Structure | None) -> Kind:
 @dataclass(eq=False)
 class Unit:
     """A group in the making, or (`kind` None) an op outside groups. `space` is the shape of its last member; its
-    reductions and scans go along `axes`, (extent, kind) each. `rank` is above those of all units before it."""
+    reductions and scans go along `axes`, (extent, kind) each. `rank` is above those of all units before it; `after` are
+    the units that read one of its members, `before` those of which it reads one."""
 
     members: list[Value]
     kind: Kind | None
@@ -97,6 +98,8 @@ class Unit:
     # How many elements of each member are computed, and the flops that this spends beyond computing it once.
     computed: dict[int, int] = field(default_factory=dict)
     excess: dict[int, int] = field(default_factory=dict)
+    after: dict[Unit, None] = field(default_factory=dict)
+    before: dict[Unit, None] = field(default_factory=dict)
 
     @property
     def full(self) -> Shape:
@@ -253,7 +256,7 @@ class Fuser:
                 reason = self.why_not(value, kind, home, alone=alone and not exposed)
                 if reason is None:
                     self.add(value, home)
-                    self.units[id(value)] = home
+                    self.enter(value, home)
                     self.note_axes(value, kind, home)
                     return
                 # That a view is no kernel, and that there is none for a view, goes without saying.
@@ -285,7 +288,16 @@ class Fuser:
             if isinstance(value.type, TensorType):
                 unit.space = value.shape
                 self.note_axes(value, kind, unit)
+        self.enter(value, unit)
+
+    def enter(self, value: Value, unit: Unit) -> None:
+        """A value is in one unit alone, so that is before all others that read it."""
         self.units[id(value)] = unit
+        for reader in self.readers(value):
+            for other in self.units_of(reader):
+                if other is not unit:
+                    unit.after[other] = None
+                    other.before[unit] = None
 
     def add(self, value: Value, home: Unit) -> None:
         home.computed[id(value)], home.excess[id(value)] = self.repeats(value, home)
@@ -433,30 +445,6 @@ class Fuser:
 
     # The order of the groups.
 
-    def after(self, unit: Unit) -> list[Unit]:
-        """The units that read a member of this one."""
-        found = dict.fromkeys(
-            other
-            for member in unit.members
-            if id(member) not in self.copies
-            for reader in self.readers(member)
-            for other in self.units_of(reader)
-        )
-        found.pop(unit, None)
-        return list(found)
-
-    def before(self, unit: Unit) -> list[Unit]:
-        """The units so far that a member of this one reads."""
-        found = dict.fromkeys(
-            other
-            for member in unit.members
-            for operand in member.operands
-            if id(operand) not in unit.computed
-            for other in self.units_of(operand)
-        )
-        found.pop(unit, None)
-        return list(found)
-
     def reached(self, start: Sequence[Unit], goal: Unit | None, *, forwards: bool, bound: int) -> list[Unit] | None:
         """The units from `start` on, up to a rank; None if `goal` is among them, or there are too many."""
         found = dict.fromkeys(start)
@@ -465,7 +453,7 @@ class Fuser:
             unit = pending.pop()
             if unit is goal or len(found) > SEARCHED:
                 return None
-            for other in self.after(unit) if forwards else self.before(unit):
+            for other in unit.after if forwards else unit.before:
                 within = other.rank <= bound if forwards else other.rank >= bound
                 if within and other not in found:
                     found[other] = None
@@ -522,14 +510,14 @@ class Fuser:
         if a.kind != b.kind and row * value.dtype.bytes > self.cx.target.l2_bytes // 2:
             return False
         first, second = (a, b) if a.rank < b.rank else (b, a)
-        starts = [unit for unit in self.after(first) if unit.rank <= second.rank]
+        starts = [unit for unit in first.after if unit.rank <= second.rank]
         if starts and self.reached(starts, second, forwards=True, bound=second.rank) is None:
             return False
         return self.accepted((*a.members, *b.members), (a, b))
 
     def merge(self, a: Unit, b: Unit) -> None:
         first, second = (a, b) if a.rank < b.rank else (b, a)
-        if not self.moved_after([unit for unit in self.after(first) if unit.rank <= second.rank], second):
+        if not self.moved_after([unit for unit in first.after if unit.rank <= second.rank], second):
             return
         for member in second.members:
             copies = self.copies.get(id(member))
@@ -541,6 +529,14 @@ class Fuser:
                 first.members.append(member)
                 first.computed[id(member)] = second.computed[id(member)]
                 first.excess[id(member)] = second.excess.get(id(member), 0)
+        for other in second.after:
+            del other.before[second]
+            if other is not first:
+                first.after[other] = other.before[first] = None
+        for other in second.before:
+            del other.after[second]
+            if other is not first:
+                first.before[other] = other.after[first] = None
         if second.axes:
             first.axes, first.kind = second.axes, second.kind
         first.rank = second.rank
@@ -551,25 +547,30 @@ class Fuser:
     def ordered(self) -> list[Unit]:
         """All units, each after those that it reads; otherwise in the order of the ops."""
         order: list[Unit] = []
-        done: set[int] = set()
+        begun: set[int] = set()
         for value in self.ops:
-            if id(value) in self.copies:
+            if id(value) in self.copies or id(self.units[id(value)]) in begun:
                 continue
-            stack = [self.units[id(value)]]
+            stack = [(self.units[id(value)], self.reads(self.units[id(value)]))]
+            begun.add(id(stack[0][0]))
             while stack:
-                unit = stack[-1]
-                if id(unit) in done:
-                    stack.pop()
-                    continue
-                waiting = [other for other in self.before(unit) if id(other) not in done]
-                if waiting:
-                    stack.append(waiting[0])
+                unit, reads = stack[-1]
+                other = next((each for each in reads if id(each) not in begun), None)
+                if other is not None:
+                    begun.add(id(other))
+                    stack.append((other, self.reads(other)))
                 else:
                     stack.pop()
-                    done.add(id(unit))
                     unit.members.sort(key=self.facts.place)
                     order.append(unit)
         return order
+
+    def reads(self, unit: Unit) -> Iterator[Unit]:
+        """The units before one, in the order in which its members read them."""
+        for member in unit.members:
+            for operand in member.operands:
+                if id(operand) not in unit.computed:
+                    yield from (other for other in self.units_of(operand) if other is not unit)
 
     def outputs(self, unit: Unit) -> list[Value]:
         return [member for member in unit.members if self.exposed(member, (unit,))]

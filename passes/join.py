@@ -43,18 +43,41 @@ def _join_one(graph: Graph, merge: Merge) -> Graph | None:
         for operand in value.operands:
             mask |= needs[id(operand)]
         needs[id(value)] = mask
+    needed: dict[int, int] = dict.fromkeys(needs, 0)
+    for value in reversed(graph.order):
+        mask = needed[id(value)] | number.get(id(value), 0)
+        for operand in value.operands:
+            needed[id(operand)] |= mask
+    readers: dict[int, int] = {}  # of each value, and of each op of several results
+    for op in ops:
+        for operand in op.operands:
+            for read in (operand, *_tuple(operand)):
+                readers[id(read)] = readers.get(id(read), 0) | number[id(op)]
     for large in ops:
-        for small in ops:
-            if small is large or type(small) is not type(large) or needs[id(large)] & number[id(small)]:
+        mine = number[id(large)]
+        beside = 0
+        for operand in large.operands:
+            for read in (operand, *_tuple(operand)):
+                beside |= readers[id(read)]
+        # Those that share something with it and are neither before nor after it, and those that read what it makes.
+        beside &= ~(needs[id(large)] | needed[id(large)])
+        pairs = beside | readers.get(id(large), 0)
+        while pairs:
+            lowest = pairs & -pairs
+            pairs ^= lowest
+            small = ops[lowest.bit_length() - 1]
+            if type(small) is not type(large):
                 continue
             with at(large.origin):
-                if not needs[id(small)] & number[id(large)]:
-                    found = _joined(small, large, merge)
-                else:
-                    found = _chained(large, small, needs, number[id(large)])
+                found = _joined(small, large, merge) if lowest & beside else _chained(large, small, needs, mine)
             if found is not None:
                 return _replaced(graph, large, small, found)
     return None
+
+
+def _tuple(value: Value) -> tuple[Value, ...]:
+    """The op whose result a value is a part of."""
+    return (value.x,) if isinstance(value, Get) else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +234,8 @@ def _carried_alike(
 
 def _scans(small: Scan, large: Scan, merge: Merge) -> Joined | None:
     first, n, count = int(large.counted), len(large.consts), len(large.carry)
+    if any(all(start is not other for other in large.carry) for start in small.carry):
+        return None
     params = large.body.params
     consts = _Params(large.consts, params[first : first + n])
     slices = _Params(large.xs, params[first + n + count :])
@@ -242,6 +267,8 @@ def _scans(small: Scan, large: Scan, merge: Merge) -> Joined | None:
 
 def _whiles(small: While, large: While, merge: Merge) -> Joined | None:
     """Joined only where both go on under one condition, so that they take the same steps."""
+    if any(all(start is not other for other in large.carry) for start in small.carry):
+        return None
     n, count, k = len(large.consts), len(large.carry), len(small.consts)
     consts = _Params(large.consts, large.body.params[:n])
     memo: dict[int, Value] = {

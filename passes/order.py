@@ -3,7 +3,8 @@
 The order of the user's program is always a candidate; others are the canonical order, depth first with the needier
 operand first, and a greedy list schedule that prefers what frees most. The one with the lowest peak is taken, the
 program's on a tie, so nothing is ever worse than as written. An update goes after the other readers of what it
-overwrites, wherever that closes no cycle: then it can work in place. `After` is obeyed as an operand is.
+overwrites, wherever that closes no cycle: then it can work in place; so does what makes a result that goes where a
+donated argument lies. `After` is obeyed as an operand is.
 """
 
 from __future__ import annotations
@@ -49,9 +50,10 @@ class Sequenced:
 
 
 class Work:
-    """The steps of one grouped graph and what they need of each other. `sizes` are values for the symbolic sizes."""
+    """The steps of one grouped graph and what they need of each other. `sizes` are values for the symbolic sizes,
+    `donated` are (result, parameter) pairs of which the result goes where the parameter lies."""
 
-    def __init__(self, graph: Graph, sizes: Mapping[str, int]) -> None:
+    def __init__(self, graph: Graph, sizes: Mapping[str, int], donated: Sequence[tuple[int, int]] = ()) -> None:
         self.graph = graph
         self.sizes = sizes
         self.steps: list[Step] = []
@@ -65,8 +67,13 @@ class Work:
             self.waits[id(param)] = ()
         for value in graph.ops:
             self.enter(value)
-        for result in graph.results:
-            for buffer in self.buffers[id(result)]:
+        for result, argument in donated:
+            taken = self.buffers[id(graph.params[argument])][0]
+            for buffer in self.buffers[id(graph.results[result])]:
+                if self.maker[buffer] >= 0 and buffer != taken:
+                    self.steps[self.maker[buffer]].overwrites.append(taken)
+        for each in graph.results:
+            for buffer in self.buffers[id(each)]:
                 self.bytes[buffer] = 0  # results have memory of their own
         self.readers: list[list[int]] = [[] for _ in self.bytes]
         for step in self.steps:
@@ -112,9 +119,10 @@ class Work:
             if isinstance(value, Scan | While):
                 step.overwrites = [b for c in value.carry for b in self.buffers[id(c)]]
 
-    def schedule(self, priority: Priority, *, frees: bool = False) -> list[int]:
+    def schedule(self, priority: Priority, *, frees: bool = False, wishes: bool = True) -> list[int]:
         """The steps, each after what it needs; among those that can run, the least by `priority`. With `frees`, what
-        lowers the live bytes most comes first, then `priority`."""
+        lowers the live bytes most comes first, then `priority`. With `wishes`, what overwrites comes after the other
+        readers, where it can."""
         after: list[list[int]] = [[] for _ in self.steps]
         missing = [0] * len(self.steps)
         wished = [0] * len(self.steps)
@@ -123,7 +131,7 @@ class Work:
             for need in step.needs:
                 after[need].append(step.number)
                 missing[step.number] += 1
-            for buffer in step.overwrites:
+            for buffer in step.overwrites if wishes else ():
                 for reader in self.readers[buffer]:
                     if reader != step.number:
                         gently[reader].append(step.number)
@@ -217,23 +225,33 @@ class Work:
 
 def room_of(value: Control, sizes: Mapping[str, int]) -> int:
     """What the bodies of a control op need beside its operands and results; one of them runs at a time."""
-    return max((sequences(body, sizes)[0].peak for body in value.bodies), default=0)
+    return max((sequences(body, sizes)[1].peak for body in value.bodies), default=0)
 
 
-def sequences(graph: Graph, sizes: Mapping[str, int]) -> list[Sequenced]:
-    """The candidates whose peak is not above the program's order, the lowest first; the program's order is the last."""
-    work = Work(graph, sizes)
-    program = work.schedule(lambda n: (work.steps[n].op.sequence, n))
-    candidates = [program]
-    if len(program) > 2:
+def sequences(
+    graph: Graph, sizes: Mapping[str, int], donated: Sequence[tuple[int, int]] = ()
+) -> tuple[Sequenced, Sequenced, Sequenced]:
+    """The candidates, on a tie the earlier is better: the program's order with updates after other readers; the one
+    with the least peak; the program's order as it stands. They are one object where they are the same."""
+    work = Work(graph, sizes, donated)
+
+    def sequenced(numbers: Sequence[int]) -> Sequenced:
+        return Sequenced(tuple(work.steps[n].op for n in numbers), work.peak(numbers))
+
+    order = work.schedule(lambda n: (work.steps[n].op.sequence, n))
+    least = written = program = sequenced(order)
+    if len(order) > 2:
         needy = work.neediest_first()
-        candidates.append(work.schedule(lambda n: (n,)))
-        candidates.append(work.schedule(lambda n: (needy[n],)))
-        candidates.append(work.schedule(lambda n: (work.steps[n].op.sequence, n), frees=True))
-    peaks = [work.peak(each) for each in candidates]
-    kept = [i for i in range(1, len(candidates)) if peaks[i] < peaks[0]]
-    kept.sort(key=lambda i: (peaks[i], i))
-    return [Sequenced(tuple(work.steps[n].op for n in candidates[i]), peaks[i]) for i in (*kept[:1], 0)]
+        others = (
+            work.schedule(lambda n: (n,)),
+            work.schedule(lambda n: (needy[n],)),
+            work.schedule(lambda n: (work.steps[n].op.sequence, n), frees=True),
+        )
+        least = min((program, *map(sequenced, others)), key=lambda each: each.peak)
+    if any(step.overwrites for step in work.steps):
+        literal = work.schedule(lambda n: (work.steps[n].op.sequence, n), wishes=False)
+        written = program if literal == order else sequenced(literal)
+    return program, least, written
 
 
 def typical(graph: Graph) -> dict[str, int]:

@@ -79,6 +79,13 @@ def test_proportional_sizes_share():
     assert lower_bound(records) == 512 * B
 
 
+# The largest first would put the vector on top: at the moments when it lives, either matrix leaves it no room below.
+def test_broad_moments_first():
+    matrix, vector = align(64 * B), align(16 * B)
+    records = [(matrix, 1, 2), (matrix, 2, 3), (vector, 3, 4), (matrix, 4, 5)]
+    assert top(records, plan(records)) == lower_bound(records) == 128 * B
+
+
 # A vector over the batch fits where a matrix over the batch was, though its size is no multiple of a line.
 def test_a_smaller_size_is_proven_to_fit():
     records = [(align(256 * B), 0, 1), (align(4 * B), 2, 3), (align(40 * B), 2, 3)]

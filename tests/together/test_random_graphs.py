@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
-from random_graphs import Case, TableCase, cases, context, table_cases
+from random_graphs import OPEN_LOOPS, Case, TableCase, cases, context, table_cases
 from sample import agree
 
 from treadle.frontend.compile import prepare
@@ -140,7 +140,7 @@ def test_programs_compute_what_the_graph_says(case: Case, seed: int, data: Any) 
     expected = wanted(case)
     cx = refusing(seed)
     cx.check = True
-    grouped = DEFAULT.run(case.graph, cx)[-1].after
+    grouped = data.draw(st.sampled_from((DEFAULT, OPEN_LOOPS))).run(case.graph, cx)[-1].after
     near(evaluate(grouped, *case.args), expected, grouped)
     donated: list[tuple[int, int]] = []
     for result, kind in enumerate(grouped.result_types):
