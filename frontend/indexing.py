@@ -6,14 +6,14 @@ rule for where their axes go in the result. `.at` runs the same plan on the posi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from ..ir.classes import dataclass
 from ..ir.dims import Dim, SymbolicDim, ceildiv, known_le, known_lt, maximum, minimum
 from ..ir.dtypes import bool_, i64
-from ..ir.errors import InvalidValue, OutOfRange, TypeMismatch, Unsupported
+from ..ir.errors import InvalidValue, OutOfRange, ShapeMismatch, TypeMismatch, Unsupported
 from ..ir.ops import elementwise as e
 from ..ir.ops.indexing import Combine, DynamicSlice, DynamicUpdate, Gather, Mode, Scatter
 from ..ir.ops.movement import Iota, Reverse, Slice
@@ -89,11 +89,14 @@ def _items(index: Any, rank: int) -> list[Any]:
         raise _error("an index can only have a single ellipsis ('...')")
     if used > rank:
         raise _error(f"too many indices: the array is {rank}-dimensional, but {used} were indexed")
-    fill = [slice(None)] * (rank - used)
+    fill: list[Any] = [slice(None)] * (rank - used)
     if not any(item is Ellipsis for item in spread):
         return spread + fill
     at = next(i for i, item in enumerate(spread) if item is Ellipsis)
-    return spread[:at] + fill + spread[at + 1 :]
+    return spread[:at] + (fill or [_NOTHING]) + spread[at + 1 :]
+
+
+_NOTHING: Final = object()  # an ellipsis for no axes, which still stands between arrays
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,8 @@ def read(index: Any, shape: Shape) -> Plan:
     whole = any(_is_array(item) for item in items)
     axis = position = 0
     for place, item in enumerate(items):
+        if item is _NOTHING:
+            continue
         if item is None:
             new.append(position)
             position += 1
@@ -164,7 +169,7 @@ def _is_array(item: Any) -> bool:
 
 def _positions(item: Any, axis: int, size: Dim) -> Value:
     if isinstance(item, _Positions):
-        if type(size) is int and size != item.size:
+        if type(size) is int and item.size and size != item.size:  # NumPy does not ask of empty masks
             raise _error(f"boolean index did not match: axis {axis} has size {size}, the mask {item.size}")
         return unwrap(lift(item.places.astype(np.int64)))
     if isinstance(item, list | np.ndarray) and not any_traced(item):
@@ -322,7 +327,10 @@ def getitem(x: Tracer, index: Any, mode: Mode = "raise") -> Tracer:
 
 def _indices(plan: Plan) -> tuple[tuple[Value, ...], Shape, tuple[int, ...]]:
     """The index arrays in one shape, that shape, and the axes they index after the slices."""
-    shape = broadcast_shapes(*(value.shape for _, value in plan.arrays))
+    try:
+        shape = broadcast_shapes(*(value.shape for _, value in plan.arrays))
+    except ShapeMismatch as error:
+        raise _error(f"indexing arrays: {error.message}", error.edit) from None
     arrays = tuple(broadcast(value, shape) for _, value in plan.arrays)
     return arrays, shape, tuple(_axis_after(plan, axis) for axis, _ in plan.arrays)
 

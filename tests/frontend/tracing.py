@@ -10,7 +10,7 @@ import numpy as np
 from treadle.frontend import tree
 from treadle.frontend.trace import LeafSpec
 from treadle.frontend.tracer import Traced, trace_to_graph
-from treadle.ir.dims import Dim
+from treadle.ir.dims import Dim, DimName
 from treadle.ir.dtypes import of
 from treadle.ir.evaluate import evaluate
 from treadle.ir.types import TensorType
@@ -23,10 +23,10 @@ def spec(x: Any, label: str, shape: tuple[Dim, ...] | None = None) -> LeafSpec:
     return LeafSpec(WEAK.get(type(x), "array"), TensorType(shape or array.shape, of(array.dtype)), label)
 
 
-def traced(fn: Callable[..., Any], *args: Any, shapes: tuple[Any, ...] = ()) -> Traced:
-    """The trace of `fn` on arguments like these; `shapes` give symbolic ones."""
+def traced(fn: Callable[..., Any], *args: Any, shapes: tuple[Any, ...] = (), dims: tuple[DimName, ...] = ()) -> Traced:
+    """The trace of `fn` on arguments like these; `shapes` give symbolic ones, `dims` what is promised of them."""
     specs = [spec(x, f"x{i}", shapes[i] if i < len(shapes) else None) for i, x in enumerate(args)]
-    return trace_to_graph(fn, specs, lambda tracers: (tracers, {}), getattr(fn, "__name__", "fn"))
+    return trace_to_graph(fn, specs, lambda tracers: (tracers, {}), getattr(fn, "__name__", "fn"), dims)
 
 
 def run(fn: Callable[..., Any], *args: Any, shapes: tuple[Any, ...] = ()) -> Any:
