@@ -102,8 +102,7 @@ def _bluestein(x: Value, n: int, sign: int) -> Value:
 
 def _resized(x: Value, n: int) -> Value:
     """The last axis cut, or filled up with zeros, to n."""
-    size = x.shape[-1]
-    assert isinstance(size, int)
+    size = static_int(x.shape[-1], "the number of points of a Fourier transform")
     if n <= size:
         return x if n == size else cut(x, x.rank - 1, 0, n)
     none = (0,) * x.rank

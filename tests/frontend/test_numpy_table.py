@@ -20,7 +20,9 @@ from tracing import at, places, put, run, same, traced
 
 import treadle as td
 from treadle.frontend.numpy_table import Row, drawing, rows, text
+from treadle.ir.dims import DimName, symbol
 from treadle.ir.errors import TreadleError
+from treadle.ir.evaluate import evaluate
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "numpy.md"
 ROWS = {row.path: row for row in rows()}
@@ -281,6 +283,84 @@ def test_other_dtypes(kind: str) -> None:
             except AssertionError as error:
                 wrong.append(f"{path}: {error}")
     assert wrong == []
+
+
+# Where a size with a name is not enough for every call: each of these asks for a number, or for a comparison.
+NUMBERS_OF_SIZES = {
+    "broadcast_to",
+    "compress",
+    "convolve",
+    "correlate",
+    "cross",
+    "delete",
+    "diag_indices_from",
+    "einsum_path",
+    "extract",
+    "fft.fft",
+    "fft.fft2",
+    "fft.fftn",
+    "fft.hfft",
+    "fft.ifft",
+    "fft.ifft2",
+    "fft.ifftn",
+    "fft.ihfft",
+    "fft.irfft",
+    "fft.irfft2",
+    "fft.irfftn",
+    "fft.rfft",
+    "fft.rfft2",
+    "fft.rfftn",
+    "insert",
+    "lexsort",
+    "linalg.cond",
+    "linalg.cross",
+    "linalg.eigh",
+    "linalg.eigvalsh",
+    "linalg.lstsq",
+    "linalg.matrix_rank",
+    "linalg.norm",
+    "linalg.pinv",
+    "linalg.svd",
+    "linalg.svdvals",
+    "linalg.tensorinv",
+    "linalg.tensorsolve",
+    "pad",
+    "percentile",
+    "poly",
+    "polyadd",
+    "polyder",
+    "polyfit",
+    "polyint",
+    "polysub",
+    "polyval",
+    "quantile",
+    "repeat",
+    "reshape",
+    "resize",
+    "tril_indices_from",
+    "triu_indices_from",
+    "unstack",
+    "vander",
+    "vsplit",
+}
+
+
+# The same calls on arrays whose first sizes have names, and all sizes that are equal to them.
+@pytest.mark.parametrize("path", FUNCTIONS)
+def test_sizes_with_names(path: str) -> None:
+    for call in CASES[path]:
+        user = User(path, member(path), call, list(places((call.args, call.kwargs))))
+        sizes = {np.shape(x)[0] for x in user.arrays if np.ndim(x)} - {0, 1}
+        shapes = tuple(tuple(symbol(f"n{n}") if n in sizes else n for n in np.shape(x)) for x in user.arrays)
+        promised = tuple(DimName(f"n{n}", low=1) for n in sorted(sizes))
+        try:
+            found = traced(user, *user.arrays, shapes=shapes, dims=promised)
+            got = found.out_tree.unflatten(evaluate(found.graph, *map(np.asarray, user.arrays)))
+        except TreadleError as error:
+            assert path in NUMBERS_OF_SIZES or error.code in codes(ROWS[path]), (call, error)
+            continue
+        if path not in ANSWERS:
+            check(path, call, got, member(path)(*call.args, **call.kwargs))
 
 
 # Refused functions raise the page's code at the user's line, with the page's edit, whatever the position.
