@@ -245,9 +245,14 @@ def _single(factor: str) -> SymbolicDim:
 
 
 @lru_cache(maxsize=4096)
+def names_size(name: str) -> bool:
+    """Whether a size may be called so: an identifier, but no word of Python's, which reads the formulas of sizes."""
+    return name.isidentifier() and not iskeyword(name) and name not in ("min", "max")
+
+
 def symbol(name: str) -> SymbolicDim:
-    """The size called `name`: an identifier, but no word of Python's, which reads the formulas of sizes."""
-    if not name.isidentifier() or iskeyword(name) or name in ("min", "max"):
+    """The size called `name`. TD0204 for what `names_size` does not take."""
+    if not names_size(name):
         raise InvalidValue(f"{name!r} cannot name a size", code="TD0204", edit="use another identifier")
     return _single(str(name))
 

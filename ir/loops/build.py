@@ -15,7 +15,7 @@ from typing import TypeAlias, assert_never
 
 import numpy as np
 
-from ..dims import Dim, SymbolicDim, symbol
+from ..dims import Dim, SymbolicDim, names_size, symbol
 from ..dims import names as dim_names
 from ..dims import substitute as substitute_dim
 from ..dtypes import DType, bool_, i64
@@ -820,7 +820,8 @@ def rename(stmts: Block, names: Mapping[str, str]) -> Block:
     def of_expr(x: Expr) -> Expr:
         return Var(names[x.name], x.dtype) if type(x) is Var and x.name in names else x
 
-    symbols: dict[str, Dim] = {old: symbol(new) for old, new in names.items()}
+    # A scalar called `max` is in no position.
+    symbols: dict[str, Dim] = {old: symbol(new) for old, new in names.items() if names_size(new)}
     renamer = _renamer(names)
     return rebuild(stmts, expr=of_expr, dim=lambda x: substitute_dim(x, symbols), buffer=renamer, binder=renamer)
 

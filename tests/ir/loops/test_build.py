@@ -216,6 +216,12 @@ def test_rename(sample: Sample) -> None:
     assert all(str(a[name]) == str(c[name]) for name in a)
 
 
+# A scalar may be called as no size may: the formulas of sizes keep `max` for themselves.
+def test_rename_to_a_word_of_formulas() -> None:
+    body = (Let("top", X), Store("y", (0,), Var("top", d.f32)))
+    assert b.rename(body, {"top": "max"}) == (Let("max", X), Store("y", (0,), Var("max", d.f32)))
+
+
 # Unrolling by substitution, with fresh names for what is bound inside, computes what the loop did.
 @given(samples())
 def test_unrolling(sample: Sample) -> None:
