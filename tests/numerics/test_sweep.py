@@ -32,7 +32,7 @@ UNARY: Final = [op for op in BOUNDS if op not in MATH_BINARY]
 
 def _erfinv(x: Array) -> Array:
     inside = np.abs(x) <= 1
-    return np.where(inside, scipy.special.erfinv(np.where(inside, x, 0.0)), np.nan)
+    return np.copysign(np.where(inside, scipy.special.erfinv(np.where(inside, x, 0.0)), np.nan), x)
 
 
 def _digamma(x: Array) -> Array:
