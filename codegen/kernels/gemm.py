@@ -488,7 +488,7 @@ class _Gemm:
 
     # Operands with zeros around them.
 
-    def surrounded(self, operand: Operand, room: Param, kind: LoopKind) -> None:
+    def surround(self, operand: Operand, room: Param, kind: LoopKind) -> None:
         """Zeros everywhere, then the elements where they belong."""
         k, lanes, around = self.k, self.plan.lanes, operand.surround
         assert around is not None
@@ -501,7 +501,8 @@ class _Gemm:
         rank = len(given)
         # From the last axis that is changed on, neighbours in the operand are neighbours in the copy.
         changed = [j for j in range(rank) if (around.low[j], around.gaps[j], around.padded[j]) != (0, 1, given[j])]
-        last = max(changed, default=0) if around.gaps[max(changed, default=0)] == 1 else max(changed) + 1
+        last = max(changed, default=0)
+        last += around.gaps[last] != 1
         starts: list[Dim] = []
         counts: list[Dim] = []
         for n, low, gap, whole in zip(given, around.low, around.gaps, around.padded):
@@ -605,7 +606,7 @@ class _Gemm:
         plan, batch = self.plan, self.matrices.batch
         kind: LoopKind = "parallel" if plan.parallel else "serial"
         for operand, room in self.copies:
-            self.surrounded(operand, room, kind)
+            self.surround(operand, room, kind)
         if self.left is not None:
             self.pack_left(kind)
         if self.panels is not None:
