@@ -86,10 +86,11 @@ def main() -> None:
     x, x_test, y, y_test = train_test_split(images, digits.target, random_state=0, stratify=digits.target)
 
     rng = np.random.default_rng(0)
+    keys = td.random.split(td.random.key(0), 3)
     params: Params = {
-        "first": td.optim.he(rng, (16, 1, 3, 3)),
-        "second": td.optim.he(rng, (32, 16, 3, 3)),
-        "weights": td.optim.glorot(rng, (128, 10)),
+        "first": td.optim.he(keys[0], (16, 1, 3, 3)),
+        "second": td.optim.he(keys[1], (32, 16, 3, 3)),
+        "weights": td.optim.glorot(keys[2], (128, 10)),
         "bias": np.zeros(10, np.float32),
     }
     state = optimizer.init(params)

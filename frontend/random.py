@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.dtypes import DType, f32, f64, i64, of, u8, u16, u32, u64
-from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch
+from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch, Unsupported
 from ..ir.evaluate import evaluate
 from ..ir.ops.elementwise import Bitcast, Clamp, Convert, Erfc, Erfinv, Exp, Log, Maximum, Mod, Or, ShiftRight, Sqrt
 from ..ir.ops.indexing import ArgSort, Gather, SearchSorted
@@ -71,7 +71,12 @@ def _value(x: Any) -> Value:
 
 
 def _key(key: Any) -> Value:
-    value = _value(key)
+    try:
+        value = _value(key)
+    except Unsupported:  # NumPy's generators above all
+        raise TypeMismatch(
+            f"{type(key).__name__} is not a key", code="TD0730", location=here(), edit="td.random.key(seed)"
+        ) from None
     if value.dtype is not u32 or value.rank != 1 or value.shape[0] != 2:
         raise TypeMismatch(
             f"{value.type} is not a key", code="TD0730", location=here(), edit="td.random.key(seed), or td.random.split"
