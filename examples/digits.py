@@ -1,34 +1,57 @@
 """Real handwritten digits through the whole of treadle.
 
-Weights come from scikit-learn's MLP, trained here in seconds. The predict function is plain NumPy; it is traced,
-compiled with its weights as constants, checked against NumPy, timed, dumped, drawn, saved as one shared library, loaded
-again, and served by a Python that imports NumPy alone. Run it by `make demo`, or `python examples/digits.py`.
+First somebody else's weights, scikit-learn's, in a few lines of NumPy that are compiled as they stand. Then weights of
+our own: a small convolutional network with batch norm learns by a compiled step that updates its parameters in place.
+What it has learnt is compiled with its weights as constants, checked against NumPy, timed, dumped, drawn, saved as one
+shared library, loaded again, and served by a Python that imports NumPy alone, and by C where there is a compiler. Run
+it by `make demo`, or `python examples/digits.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
+import shutil
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pictures import draw_graph, draw_memory, shown
+from pictures import draw_curve, draw_graph, draw_memory, shown
+from report import Report, heart, seconds
 
 import treadle as td
 
 Floats = NDArray[np.float32]
-Params = list[dict[str, Floats]]
-WIDTH = 80
+Ints = NDArray[np.int64]
+Params = dict[str, Any]
+Moments = list[tuple[Floats, Floats]]  # mean and variance of each layer's channels, over the images seen
+Data = tuple[Floats, Floats, Ints, Ints]
+
+CHANNELS, EPOCHS, BATCH = (32, 64), 25, 64
 
 
-def predict(layers: Params, images: Floats) -> Floats:
-    """Probabilities of the ten digits, for images of 64 pixels in 0..16: (n, 64) -> (n, 10)."""
+def read(seed: int) -> Data:
+    """scikit-learn's digits, 64 pixels in 0..16 each: three quarters to learn from, one held out."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    split: Data = train_test_split(
+        digits.data.astype(np.float32), digits.target, random_state=seed, stratify=digits.target
+    )
+    return split
+
+
+# --- weights from outside -----------------------------------------------------------------------------------------
+
+
+def perceptron(layers: list[dict[str, Floats]], images: Floats) -> Floats:
+    """Chances of the ten digits, in plain NumPy: (n, 64) -> (n, 10)."""
     h = images / 16
     for layer in layers[:-1]:
         h = np.maximum(h @ layer["w"] + layer["b"], 0)
@@ -37,43 +60,105 @@ def predict(layers: Params, images: Floats) -> Floats:
     return e / e.sum(axis=1, keepdims=True)
 
 
-def train(seed: int = 0) -> tuple[Params, Callable[[Floats], Floats], Floats, NDArray[np.int64]]:
-    """scikit-learn's MLP on three quarters of its digits: weights, its own predict, and the held-out quarter."""
-    from sklearn.datasets import load_digits
+def given(data: Data, seed: int) -> tuple[list[dict[str, Floats]], Callable[[Floats], Floats]]:
+    """The weights of scikit-learn's MLP, and its own predict."""
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.model_selection import train_test_split
     from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits
 
-    digits = load_digits()
-    images = digits.data.astype(np.float32)
-    x, x_test, y, y_test = train_test_split(images, digits.target, random_state=seed, stratify=digits.target)
+    x, _, y, _ = data
     model = MLPClassifier((128, 64), max_iter=60, random_state=seed)
-    with warnings.catch_warnings():
+    # Its products are too small to be worth threads.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(x / 16, y)
     layers = [
         {"w": w.astype(np.float32), "b": b.astype(np.float32)}
         for w, b in zip(model.coefs_, model.intercepts_, strict=True)
     ]
-    return layers, lambda images: model.predict_proba(images / 16), x_test, y_test
+    return layers, lambda images: model.predict_proba(images / 16)
 
 
-def seconds(calls: Sequence[Callable[[], object]], rounds: int = 15, least: float = 0.01) -> list[float]:
-    """The median time of each call; the calls take turns, so that all see the same machine."""
-    repeats = []
-    for call in calls:
-        call()
-        start = time.perf_counter()
-        call()
-        repeats.append(max(1, int(least / max(time.perf_counter() - start, 1e-7))))
-    samples: list[list[float]] = [[] for _ in calls]
-    for _ in range(rounds):
-        for number, call in enumerate(calls):
-            start = time.perf_counter()
-            for _ in range(repeats[number]):
-                call()
-            samples[number].append((time.perf_counter() - start) / repeats[number])
-    return [statistics.median(each) for each in samples]
+# --- weights of our own -------------------------------------------------------------------------------------------
+
+
+def untrained(seed: int) -> tuple[Params, Moments]:
+    """Random filters, norms that do nothing yet."""
+    keys = iter(td.random.split(td.random.key(seed), len(CHANNELS) + 1))
+    layers: list[dict[str, Floats]] = []
+    for before, after in zip((1, *CHANNELS), CHANNELS, strict=False):
+        filters = td.optim.he(next(keys), (3, 3, before, after), in_axis=2, out_axis=3)
+        layers.append({"w": filters, "scale": np.ones(after, np.float32), "shift": np.zeros(after, np.float32)})
+    last = {"w": td.optim.glorot(next(keys), (CHANNELS[-1] * 4, 10)), "b": np.zeros(10, np.float32)}
+    moments = [(np.zeros(n, np.float32), np.ones(n, np.float32)) for n in CHANNELS]
+    return {"layers": layers, "last": last}, moments
+
+
+def network(params: Params, moments: Moments, images: Floats, learning: bool = False) -> tuple[Floats, Moments]:
+    """Scores of the ten digits, (n, 64) -> (n, 10), and the moments, of which each batch replaces a tenth.
+
+    While it learns, a layer is normalized by the moments of its batch; afterwards by those gathered on the way."""
+    h = images.reshape(images.shape[0], 8, 8, 1) / 16  # channels last: neighbours in memory, whatever the width
+    found = []
+    for layer, seen in zip(params["layers"], moments, strict=True):
+        h = td.nn.conv(h, layer["w"], padding=1, layout="NHWC")
+        mean, var = td.nn.batch_stats(h, axis=3) if learning else seen
+        found.append((0.9 * seen[0] + 0.1 * mean, 0.9 * seen[1] + 0.1 * var))
+        h = td.nn.relu(td.nn.batch_norm(h, mean, var, layer["scale"], layer["shift"], axis=3))
+        h = td.nn.max_pool(h, 2, layout="NHWC")
+    h = h.reshape(images.shape[0], -1)
+    return h @ params["last"]["w"] + params["last"]["b"], found
+
+
+def convnet(params: Params, moments: Moments, images: Floats) -> Floats:
+    """Chances of the ten digits: (n, 64) -> (n, 10)."""
+    return td.nn.softmax(network(params, moments, images)[0])
+
+
+def convnet_in_numpy(params: Params, moments: Moments, images: Floats) -> Floats:
+    """The same, as NumPy has it: what the compiled network is checked against, and timed."""
+    h = images.reshape(-1, 8, 8, 1) / 16
+    for layer, (mean, var) in zip(params["layers"], moments, strict=True):
+        padded = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(1, 2))
+        h = np.tensordot(windows, layer["w"], ((4, 5, 3), (0, 1, 2)))
+        h = np.maximum((h - mean) / np.sqrt(var + np.float32(1e-5)) * layer["scale"] + layer["shift"], 0)
+        n, y, x, c = h.shape
+        h = h.reshape(n, y // 2, 2, x // 2, 2, c).max(axis=(2, 4))
+    scores = h.reshape(len(images), -1) @ params["last"]["w"] + params["last"]["b"]
+    e = np.exp(scores - scores.max(axis=1, keepdims=True))
+    return e / e.sum(axis=1, keepdims=True)
+
+
+def loss(params: Params, moments: Moments, images: Floats, labels: Ints) -> tuple[Any, Moments]:
+    scores, moments = network(params, moments, images, learning=True)
+    return td.nn.cross_entropy(scores, labels, label_smoothing=0.1), moments
+
+
+def learn(data: Data, seed: int, report: Report) -> tuple[Params, Moments, list[float], Any]:
+    """Parameters and moments after some epochs, the loss of each step, and the compiled step."""
+    x, _, y, _ = data
+    count = len(x) // BATCH
+    optimizer = td.optim.adamw(td.optim.cosine(0.01, steps=EPOCHS * count))
+
+    @td.jit(donate_argnames=("params", "moments", "state"))
+    def step(params: Params, moments: Moments, state: Any, images: Floats, labels: Ints) -> Any:
+        (value, moments), slopes = td.value_and_grad(loss, has_aux=True)(params, moments, images, labels)
+        return *optimizer.update(slopes, state, params), moments, value
+
+    params, moments = untrained(seed)
+    state = optimizer.init(params)
+    order = np.random.default_rng(seed)
+    batches = [batch for _ in range(EPOCHS) for batch in order.permutation(len(x))[: count * BATCH].reshape(-1, BATCH)]
+    losses: list[float] = []
+    for batch in report.progress(batches, "learning", lambda: f"loss {losses[-1]:.3f}"):
+        params, state, moments, value = step(params, moments, state, x[batch], y[batch])
+        losses.append(float(value))
+    assert step.n_compiles == 1
+    return params, moments, losses, step.compile(params, moments, state, x[:BATCH], y[:BATCH])
+
+
+# --- serving ------------------------------------------------------------------------------------------------------
 
 
 def serve(model: Path, images: Floats) -> Floats:
@@ -91,98 +176,109 @@ def serve(model: Path, images: Floats) -> Floats:
     return np.load(model.with_name("served.npy"))
 
 
-def heart(kernel: str) -> list[str]:
-    """Of the text of a kernel, its deepest statement and the loops round it."""
-    lines = kernel.rstrip().split("\n")
-    depths = [len(line) - len(line.lstrip()) for line in lines]
-    at = depths.index(max(depths))
-    found = [lines[at]]
-    for line, depth in zip(reversed(lines[:at]), reversed(depths[:at]), strict=True):
-        if depth < len(found[0]) - len(found[0].lstrip()):
-            found.insert(0, line)
-    return [line if len(line) <= WIDTH - 3 else line[: WIDTH - 6] + "..." for line in found]
+def serve_from_c(model: Path, images: Floats) -> Ints:
+    """The digits that `digits.c` prints, linked with the model."""
+    folder, source = model.parent.resolve(), Path(__file__).with_suffix(".c")
+    link = ["cc", "-O1", str(source), "-o", "digits", "-I.", f"./{model.name}", "-Wl,-rpath,$ORIGIN"]
+    subprocess.run(link, cwd=folder, check=True)
+    images.tofile(folder / "images.f32")
+    run = subprocess.run([folder / "digits", "images.f32"], cwd=folder, capture_output=True, text=True, check=True)
+    return np.array(run.stdout.split(), int)
 
 
-class Report:
-    """Numbered steps in two columns, and tables below them, 80 characters wide."""
+# --- the report ---------------------------------------------------------------------------------------------------
 
-    def __init__(self) -> None:
-        from rich.console import Console
 
-        self.console = Console(highlight=False, width=WIDTH)
-        self.number = 0
+def calls_of(program: str) -> list[list[str]]:
+    return [line.split() for line in program.split("\n") if line.startswith("  call ")]
 
-    def step(self, what: str, *lines: str) -> None:
-        self.number += 1
-        self.console.print(f"[bold]{self.number}. {what:<9}[/] {lines[0]}")
-        self.below(*lines[1:], indent=13)
 
-    def below(self, *lines: str, indent: int = 3, style: str = "") -> None:
-        for line in lines:
-            self.console.print(" " * indent + line, style=style, markup=False, no_wrap=True)
-
-    def table(self, widths: Sequence[int], head: Sequence[str], *rows: Sequence[str]) -> None:
-        """The first column is set to the left, the others to the right."""
-        for number, row in enumerate((head, *rows)):
-            cells = [f"{cell:<{w}}" if i == 0 else f"{cell:>{w}}" for i, (cell, w) in enumerate(zip(row, widths))]
-            self.below("".join(cells), indent=13, style="dim" if number == 0 else "")
-        self.console.print()
+def right(chances: Floats, labels: Ints) -> float:
+    return float((chances.argmax(axis=1) == labels).mean())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("build/digits"), help="where the model and pictures go")
-    out: Path = parser.parse_args().out
+    parser.add_argument("--seed", type=int, default=0, help="of the held-out images and of all that is random")
+    options = parser.parse_args()
+    out: Path = options.out
     out.mkdir(parents=True, exist_ok=True)
     report = Report()
 
-    layers, reference, images, labels = train()
+    data = read(options.seed)
+    images, labels = data[1], data[3]
     one = images[:1]
-    weights = sum(array.size for layer in layers for array in layer.values())
-    report.step("trained", f"scikit-learn's MLP, outside of treadle: {weights:,} weights")
 
-    fast = td.jit(predict).bind(layers)
+    layers, reference = given(data, options.seed)
+    dense = td.jit(perceptron).bind(layers)
+    difference = float(np.abs(dense(images) - perceptron(layers, images)).max())
+    assert difference < 1e-5, difference
+    weights = sum(array.size for array in td.tree.leaves(layers))
+    report.step(
+        "given",
+        f"{weights:,} weights of scikit-learn's MLP, in seven lines of NumPy;",
+        f"compiled, these differ by {difference:.1e} from NumPy",
+    )
+
     start = time.perf_counter()
-    compiled = fast.compile(images)
+    params, moments, losses, step = learn(data, options.seed, report)
+    took = time.perf_counter() - start
+    weights = sum(array.size for array in td.tree.leaves(params))
+    report.step(
+        "learned",
+        f"{weights:,} weights of a ConvNet, in {len(losses)} steps and {took:.1f} s;",
+        f"a step is {len(calls_of(step.as_text('program')))} kernels, and its loss fell from "
+        f"{losses[0]:.2f} to {np.mean(losses[-20:]):.2f}",
+    )
+
+    fast = td.jit(convnet).bind(params, moments)
+    start = time.perf_counter()
+    with td.config.set(cache=False):  # compiled now, even if an earlier run has left it on disk
+        compiled = fast.compile(images)
     took = time.perf_counter() - start
     program = compiled.as_text("program")
-    calls = [line.split() for line in program.split("\n") if line.startswith("  call ")]
+    calls = calls_of(program)
     memory = compiled.memory_analysis()
     code = shown(memory.generated_code_size_in_bytes)
-    operations = len(compiled.graph.ops)
-    report.step("compiled", f"{operations} operations into {len(calls)} kernels, {code} of code, in {took:.2f} s")
+    report.step(
+        "compiled",
+        f"{len(compiled.graph.ops)} operations into {len(calls)} kernels, {code} of code, in {took:.2f} s:",
+        "what each does, what it gives, and the line where it ends",
+    )
+    rows = [
+        (words[1].split("(")[0].rpartition("_")[0].replace("_", " "), words[words.index("->") + 2], words[-1][1:])
+        for words in calls
+    ]
+    report.table((34, 16, 16), ("kernel", "result", "line"), *rows)
 
-    found, expected = fast(images), predict(layers, images)
-    difference = float(np.abs(found - expected).max())
-    accuracy, theirs = (float((p.argmax(axis=1) == labels).mean()) for p in (found, reference(images)))
+    found = fast(images)
+    difference = float(np.abs(found - convnet_in_numpy(params, moments, images)).max())
+    accuracy, theirs = right(found, labels), right(reference(images), labels)
     assert difference < 1e-5, difference
-    assert accuracy > 0.95, accuracy
+    assert accuracy >= 0.98, accuracy
     report.step(
         "checked",
         f"{accuracy:.2%} of {len(images)} held-out images right, scikit-learn {theirs:.2%};",
         f"the largest difference to NumPy is {difference:.1e}",
     )
 
-    engines: list[tuple[str, Callable[[Floats], object]]] = [
-        ("treadle", fast),
-        ("NumPy", lambda x: predict(layers, x)),
-        ("scikit-learn", reference),
-    ]
-    single = seconds([lambda f=f: f(one) for _, f in engines])  # type: ignore[misc]
-    batch = seconds([lambda f=f: f(images) for _, f in engines])  # type: ignore[misc]
+    engines: dict[str, Callable[[Floats], object]] = {
+        "ConvNet, treadle": fast,
+        "ConvNet, NumPy": lambda x: convnet_in_numpy(params, moments, x),
+        "MLP, treadle": dense,
+        "MLP, NumPy": lambda x: perceptron(layers, x),
+        "MLP, scikit-learn": reference,
+    }
+    single = seconds([lambda f=f: f(one) for f in engines.values()])  # type: ignore[misc]
+    batch = seconds([lambda f=f: f(images) for f in engines.values()])  # type: ignore[misc]
     report.step("timed", f"microseconds, medians of interleaved calls; up to {td.get_num_threads()} threads")
+    ours = {name.split(",")[0]: b for name, b in zip(engines, batch, strict=True) if "treadle" in name}
     rows = [
-        (name, f"{a * 1e6:.1f}", f"{b * 1e6:,.0f}", f"{b / len(images) * 1e6:.2f}", f"{b / batch[0]:.1f} x")
-        for (name, _), a, b in zip(engines, single, batch, strict=True)
+        (name, f"{a * 1e6:.1f}", f"{b * 1e6:,.0f}", f"{b / len(images) * 1e6:.2f}", f"{b / ours[kind]:.1f} x")
+        for name, kind, a, b in zip(engines, (n.split(",")[0] for n in engines), single, batch, strict=True)
     ]
-    report.table((14, 11, 13, 13, 12), ("", "1 image", f"{len(images)} images", "per image", "to treadle"), *rows)
-
-    report.step("fused", "what each kernel does, what it gives, and the line where it ends")
-    rows = [
-        (words[1].split("(")[0].rpartition("_")[0].replace("_", " "), words[words.index("->") + 2], words[-1][1:])
-        for words in calls
-    ]
-    report.table((33, 14, 16), ("kernel", "result", "line"), *rows)
+    report.table((19, 10, 12, 12, 12), ("", "1 image", f"{len(images)} images", "per image", "to treadle"), *rows)
 
     peak, bound = memory.temp_size_in_bytes, memory.lower_bound_in_bytes
     report.step(
@@ -191,8 +287,8 @@ def main() -> None:
         f"weights {shown(sum(array.nbytes for array in compiled.executed.constants))}, which all calls share",
     )
 
-    report.step("dumped", "the innermost loops of kernel 1; whole texts lie beside the model")
-    report.below(*heart(compiled.as_text("loops").split("\n\n")[1]), style="dim")
+    report.step("dumped", "the innermost loops of a kernel; whole texts lie beside the model")
+    report.below(*heart(compiled.as_text("loops").split("\n\n")), style="dim")
     for stage in ("graph", "program", "loops"):
         (out / f"digits.{stage}").write_text(compiled.as_text(stage))
 
@@ -203,16 +299,21 @@ def main() -> None:
     for some in (images, one):
         assert np.array_equal(again(some), fast(some))
         assert np.array_equal(serve(path, some), fast(some))
+    native = "no C compiler is here to link it"
+    if shutil.which("cc"):
+        assert np.array_equal(serve_from_c(path, images), found.argmax(axis=1))
+        native = "linked with C it sees the same digits"
     report.step(
         "saved",
         f"{path.name}, {shown(path.stat().st_size)} with its weights, for any number of images;",
         "loaded again, and served by a Python that imports NumPy alone:",
-        "the same bits each time",
+        f"the same bits each time; {native}",
     )
 
     draw_memory(program, out / "memory.png")
     draw_graph(program, out / "graph.png")
-    report.step("drawn", "memory.png and graph.png; all files are in", f"{out}")
+    draw_curve(losses, EPOCHS, out / "loss.png")
+    report.step("drawn", "memory.png, graph.png and loss.png; all files are in", f"{out}")
 
 
 if __name__ == "__main__":

@@ -262,6 +262,33 @@ def draw_memory(text: str, path: Path, dims: Mapping[str, int] | None = None) ->
     figure.savefig(path, dpi=144)
 
 
+def draw_curve(losses: Sequence[float], epochs: int, path: Path) -> None:
+    """The loss of each step of a training, and its mean over each epoch; of equally many steps each."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.0, 4.3), facecolor="white")
+    axes = figure.add_axes((0.09, 0.12, 0.88, 0.68))
+    size = len(losses) // epochs
+    means = [sum(losses[i * size : (i + 1) * size]) / size for i in range(epochs)]
+    face, edge = KINDS["products"]
+    axes.plot([(i + 1) / size for i in range(len(losses))], losses, color=face, linewidth=1.2)
+    axes.plot([i + 0.5 for i in range(epochs)], means, color=edge, linewidth=1.6, marker="o", markersize=3.5)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_xlim(0, len(losses) / size)
+    axes.set_xlabel("epoch", fontsize=8, color=GREY)
+    axes.tick_params(which="both", colors=GREY, length=0, labelsize=7.5)
+    axes.grid(axis="y", which="both", color="#eef1f4", linewidth=0.8)
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color("#c3ccd6")
+    subtitle = f"{len(losses)} steps, from {losses[0]:.2f} to {means[-1]:.2f}, the mean of the last epoch"
+    headed(figure, "loss while learning", subtitle)
+    figure.savefig(path, dpi=144)
+
+
 # The picture of the graph: boxes in layers, one point of the page per unit of the axes.
 
 TEXT, SMALL = 9.0, 7.0

@@ -74,3 +74,8 @@ def test_pictures_are_written(function: Any, pictures: ModuleType, tmp_path: Pat
     pictures.draw_graph(text, tmp_path / "graph.png")
     for name in ("memory.png", "graph.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_loss_is_drawn(pictures: ModuleType, tmp_path: Path) -> None:
+    pictures.draw_curve([2.0, 1.5, 1.2, 1.0, 0.5, 0.4], 3, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
