@@ -31,7 +31,11 @@ from .rewrite import in_all_bodies, in_bodies
 @graph_pass()
 def cleanup(graph: Graph, cx: Context) -> Graph:
     """Merge values that are the same; prune control ops."""
-    graph = without_idle_waits(graph)
+    return tidied(without_idle_waits(graph))
+
+
+def tidied(graph: Graph) -> Graph:
+    """The graph merged and pruned until neither finds anything."""
     # What is pruned lets more be merged, and the other way round. Each round leaves less.
     while (after := prune(join(merge(graph), merge))) is not graph:
         graph = after

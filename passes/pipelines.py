@@ -12,11 +12,12 @@ from .constants import constants
 from .expand import expand
 from .fuse import fuse
 from .identities import identities
+from .loop_motion import loop_motion
 from .manager import Pass, Pipeline
 
-PASSES: dict[str, Pass] = {each.name: each for each in (expand, cleanup, identities, constants, fuse)}
+PASSES: dict[str, Pass] = {each.name: each for each in (expand, cleanup, identities, constants, loop_motion, fuse)}
 
-DEFAULT = Pipeline("default", (expand, cleanup, identities, constants, cleanup, fuse))
+DEFAULT = Pipeline("default", (expand, cleanup, identities, constants, cleanup, loop_motion, fuse))
 
 
 def find(name: str) -> Pass:

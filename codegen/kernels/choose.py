@@ -17,7 +17,7 @@ from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.types import TensorType
 from ...ir.value import Value
-from . import contraction, control, elementwise, gemm, scan, softmax, sort, updates
+from . import contraction, control, elementwise, gemm, scan, small_product, softmax, sort, updates
 from .transcendental import open_math
 
 
@@ -34,6 +34,7 @@ class Generator:
 
 GENERATORS: Final[tuple[Generator, ...]] = (
     Generator("elementwise", elementwise.takes, elementwise.elementwise),
+    Generator("small product", small_product.takes, small_product.small_product),
     Generator("gemm", gemm.takes, gemm.gemm, gemm.workspace),
     Generator("contraction", contraction.takes, contraction.contraction),
     Generator("rows", softmax.takes, softmax.rows),

@@ -77,8 +77,9 @@ class Problem:
     structure: Structure
 
     @staticmethod
-    def of(definition: KernelDef) -> Problem:
-        """Refuses (TD0433) to overwrite an operand of the contraction, which is read after the first results stand."""
+    def of(definition: KernelDef, overwrites: bool = False) -> Problem:
+        """Refuses (TD0433) to overwrite an operand of the contraction, which is read after the first results stand,
+        unless the kernel itself sees to that (`overwrites`)."""
         op = contraction_of(definition.graph)
         assert op is not None
         structure = op.structure()
@@ -86,7 +87,7 @@ class Problem:
         source = Source(definition)
         for param in operands_of(op):
             buffer = source.buffer_of[id(param)]
-            if buffer.role == "inout":
+            if buffer.role == "inout" and not overwrites:
                 raise hazard(source, buffer)
         return Problem(source, op, structure)
 
