@@ -1,11 +1,11 @@
 """Take work out of loops that they need not do step by step.
 
-Out of every loop goes what is the same in each step. Out of a scan, whose steps are counted, goes also what reads its
-stacked inputs alone: the product of a weight with each step's input is one product with all of them, before the loop.
-And what only adds up: a carry that grows by the product of two values of the step, as the gradient of a weight does, is
-one product of the stacks of both, after the loop. A matrix that each step would read across its rows is transposed
-once. Nothing that can fail moves, nor what waits (`After`), nor what would need large stacks; then the loop stays as it
-is.
+Out of every loop goes what is the same in each step. Out of a scan, whose steps are counted, go also products that read
+its stacked inputs alone: that of a weight with each step's input is one product with all of them, before the loop. So
+do those that only a stacked result needs, after it. And what only adds up: a carry that grows by the product of two
+values of the step, as the gradient of a weight does, is one product of the stacks of both, after the loop. A matrix
+that each step would read across its rows is transposed once. Nothing that can fail moves, nor what waits (`After`), nor
+what would need large stacks; then the loop stays as it is.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, TypeAlias
 
+from ..ir.classes import dataclass
 from ..ir.dims import Dim, known_le, product
 from ..ir.graph import Graph, Uses, inline, rebuild
-from ..ir.location import at
+from ..ir.location import Origin, at
 from ..ir.ops.contract import Dot
 from ..ir.ops.control import Scan, While
 from ..ir.ops.families import Contraction, Movement
@@ -72,13 +73,25 @@ def moved(graph: Graph, cx: Context) -> Graph:
 def unloaded(op: Loop, cx: Context) -> Elements | None:
     """The elements of a loop that does less, None where it has to do all it does."""
     loop = without_constants(op)
+    sums: Sums = {}
+    made: list[Made] = []
     if isinstance(loop, Scan):
+        # Sums first: a product that is only added up needs no stack before the loop.
+        loop, sums = summed_after(loop, cx)
+        loop, made = batched_after(loop, cx)
         loop = batched_before(loop, cx)
     loop = transposed_once(loop)
-    found = summed_after(loop, cx) if isinstance(loop, Scan) else None
-    if found is None and loop is not op:
-        found = tuple([Get(loop, i) for i in range(len(op.type.elements))])  # type: ignore[union-attr]
-    return found
+    if loop is op:
+        return None
+    elements: list[Value] = [Get(loop, i) for i in range(len(loop.body.results))]
+    for each in made:
+        elements[each.number] = each.of_all_steps(elements)
+    for i, terms in sums.items():
+        for term in terms:
+            with at(term.origin):
+                total = term.over_steps(elements)
+                elements[i] = Sub(elements[i], total) if term.minus else Add(elements[i], total)
+    return tuple(elements)
 
 
 # --- what stands still, and what follows the inputs -------------------------------------------------------------------
@@ -86,7 +99,7 @@ def unloaded(op: Loop, cx: Context) -> Elements | None:
 
 def movable(value: Value) -> bool:
     """Whether it makes no difference when, and how often, a value is computed."""
-    return isinstance(value.type, TensorType) and not isinstance(value, After) and not value.can_fail
+    return isinstance(value.type, TensorType) and not isinstance(value, After | Get) and not value.can_fail
 
 
 def is_written(value: Value) -> bool:
@@ -161,7 +174,7 @@ def batched_before(op: Scan, cx: Context) -> Scan:
     # A value is worth it for a product in it.
     heavy: set[int] = set()
     for value in body.ops:
-        if id(value) in inside and (isinstance(value, Contraction) or any(id(o) in heavy for o in value.operands)):
+        if id(value) in inside and (sums_up(value) or any(id(o) in heavy for o in value.operands)):
             heavy.add(id(value))
     ahead = [value for value in edges(body, inside) if id(value) in heavy and fits([value], op.length)]
     if not ahead:
@@ -176,6 +189,84 @@ def batched_before(op: Scan, cx: Context) -> Scan:
     left = rebuild(body, lambda value: None, memo={id(a): p for a, p in zip(ahead, new, strict=True)})
     inner = Graph(body.name, (*body.params, *new), left.results, body.dims)
     return Scan(op.consts, op.carry, (*op.xs, *given), inner, op.length, op.reverse, op.counted)
+
+
+@dataclass(frozen=True)
+class Made:
+    """Result `number` of a loop as `graph` of all steps at once. `stacks` are its operands: results of the loop by
+    number, or values; those marked in `stacked` have the axis of the steps."""
+
+    number: int
+    graph: Graph
+    stacks: tuple[int | Value, ...]
+    stacked: tuple[bool, ...]
+    length: Dim
+
+    def of_all_steps(self, elements: Sequence[Value]) -> Value:
+        made, (flag,) = batch(self.graph, self.stacked, self.length)
+        assert flag
+        given = [elements[stack] if isinstance(stack, int) else stack for stack in self.stacks]
+        return inline(rewrite(made, in_order), given)[0]
+
+
+def batched_after(op: Scan, cx: Context) -> tuple[Scan, list[Made]]:
+    """The scan without products that only its stacked results need, and what these are made of after it: stacks of
+    what the products read."""
+    body, first, count = op.body, int(op.counted), len(op.carry)
+    n = first + len(op.consts)
+    carried = {id(value) for value in body.with_results(body.results[:count]).ops}
+    consts = {id(param): x for param, x in zip(body.params[first:n], op.consts, strict=True)}
+    stacks: dict[int, int | Value] = {id(x): s for x, s in zip(body.params[n + count :], op.xs, strict=True)}
+    fresh: list[Value] = []
+    made: list[Made] = []
+    for number, result in enumerate(body.results[count:], count):
+        inner, edge = cone(body, result, carried)
+        more = [v for v in edge if id(v) not in consts and id(v) not in stacks]
+        small = known_le(sum(v.tensor.bytes for v in more), 4 * result.tensor.bytes)
+        counts = any(v is param for v in edge for param in body.params[:first])
+        if counts or not any(map(sums_up, inner)) or all(id(v) in consts for v in edge):
+            continue
+        if not small or not fits([*fresh, *more], op.length):
+            continue
+        for value in more:
+            stacks[id(value)] = len(body.results) + len(fresh)
+            fresh.append(value)
+        params = tuple(Parameter(f"p{i}", value.tensor) for i, value in enumerate(edge))
+        table: dict[int, Value] = {id(v): p for v, p in zip(edge, params, strict=True)}
+        for value in inner:
+            with at(value.origin):
+                table[id(value)] = value.with_operands(tuple([table[id(operand)] for operand in value.operands]))
+        graph = Graph(body.name, params, (table[id(result)],), body.dims)
+        places = tuple([consts[id(v)] if id(v) in consts else stacks[id(v)] for v in edge])
+        made.append(Made(number, graph, places, tuple([id(v) not in consts for v in edge]), op.length))
+        cx.remark(result, "made of all steps at once, after the loop")
+    if not made:
+        return op, []
+    inner_body = Graph(body.name, body.params, (*body.results, *fresh), body.dims)
+    return Scan(op.consts, op.carry, op.xs, inner_body, op.length, op.reverse, op.counted), made
+
+
+def cone(body: Graph, result: Value, carried: set[int]) -> tuple[list[Value], list[Value]]:
+    """The movable values that `result` is made of and no carry needs, in order, and what these read beyond them."""
+    inner: dict[int, Value] = {}
+    edge: dict[int, Value] = {}
+    waiting = [result]
+    while waiting:
+        value = waiting.pop()
+        written = isinstance(value, Full | DimSize | Constant)
+        if written or (movable(value) and not isinstance(value, Parameter) and id(value) not in carried):
+            if id(value) not in inner:
+                inner[id(value)] = value
+                waiting += value.operands
+        else:
+            edge[id(value)] = value
+    return [v for v in body.order if id(v) in inner], [v for v in body.order if id(v) in edge]
+
+
+def sums_up(value: Value) -> bool:
+    """Whether a value is a product that is no mere outer one, which had better be made where it is read."""
+    structure = value.structure() if isinstance(value, Contraction) else None
+    return structure is not None and any(axis.kind == "reduce" and axis.extent != 1 for axis in structure.axes)
 
 
 def in_order(value: Value) -> Value | None:
@@ -249,10 +340,41 @@ def transposed_once(op: Loop) -> Loop:
 # --- sums over the steps ----------------------------------------------------------------------------------------------
 
 
-def terms_of(total: Value, carry: Value, uses: Uses) -> list[tuple[Value, bool]] | None:
-    """What is added to a carry in a step, each with whether it is taken off; None where the carry does more than add
-    up."""
-    found: list[tuple[Value, bool]] = []
+@dataclass(frozen=True)
+class Term:
+    """What is added to a carry in a step, or taken off it."""
+
+    value: Value
+    minus: bool
+
+
+@dataclass(frozen=True)
+class Later:
+    """The sum over all steps of `product`, which is of two values of a step, or of one value. `stacks` says where their
+    stacks are: among the loop's results, or which value."""
+
+    product: Dot | None
+    stacks: tuple[int | Value, ...]
+    minus: bool
+    origin: Origin
+
+    def over_steps(self, elements: Sequence[Value]) -> Value:
+        x, *y = [elements[stack] if isinstance(stack, int) else stack for stack in self.stacks]
+        if self.product is None:
+            return Sum(x, (0,))
+        changes = {}
+        for side in ("x", "y"):
+            changes[f"{side}_batch"] = tuple(axis + 1 for axis in self.product.__dict__[f"{side}_batch"])
+            changes[f"{side}_contract"] = (0, *(axis + 1 for axis in self.product.__dict__[f"{side}_contract"]))
+        return replace(self.product, x=x, y=y[0], **changes)
+
+
+Sums: TypeAlias = dict[int, list[Later]]
+
+
+def terms_of(total: Value, carry: Value, uses: Uses) -> list[Term] | None:
+    """What is added to a carry in a step; None where the carry does more than add up."""
+    found: list[Term] = []
     value = carry
     while value is not total:
         if not uses.only(value):
@@ -260,107 +382,67 @@ def terms_of(total: Value, carry: Value, uses: Uses) -> list[tuple[Value, bool]]
         (reader,) = uses.readers(value)
         match reader:
             case Add(x, y) if x is not y:
-                found.append((y if x is value else x, False))
+                found.append(Term(y if x is value else x, False))
             case Sub(x, y) if x is value and y is not value:
-                found.append((y, True))
+                found.append(Term(y, True))
             case _:
                 return None
         value = reader
     return found if uses.count(total) == 1 else None
 
 
-def summed_after(op: Scan, cx: Context) -> Elements | None:
-    """The elements of the scan whose sums over all steps of products are products of stacks, after the loop."""
-    body, first = op.body, int(op.counted)
-    n, count = first + len(op.consts), len(op.carry)
-    carries, xs = body.params[n : n + count], body.params[n + count :]
-    if not any(isinstance(value, Dot) for value in body.ops):
-        return None
-    uses = Uses(body)
-    given = {id(x): stack for x, stack in zip(xs, op.xs, strict=True)}
-    consts = {id(param) for param in body.params[:n]}
-    stacked: dict[int, Value] = {id(result): result for result in body.results[count:]}
-    fresh: dict[int, Value] = {}  # values that are not stacked yet
-
-    def new(values: Sequence[Value]) -> list[Value]:
-        """Those of these values that would have to be stacked."""
-        return [v for v in dict.fromkeys(values) if all(id(v) not in known for known in (given, stacked, fresh))]
-
-    sums: dict[int, list[tuple[Value, bool]]] = {}
-    taken: dict[int, list[tuple[Value, bool]]] = {}
-    for i, (carry, total) in enumerate(zip(carries, body.results[:count], strict=True)):
-        if carry.dtype.kind in ("int", "uint", "float", "complex") and total is not carry:
-            found = terms_of(total, carry, uses)
-            if found is not None:
-                sums[i] = found
-    for i, terms in sums.items():
-        for term, minus in terms:
-            match term:
-                case Dot(x, y) if not {id(x), id(y)} & consts and uses.only(term):
-                    more = new((x, y))
-                    # What is stacked is written and read once, as the carry would have been.
-                    less = known_le(sum(value.tensor.bytes for value in more), term.tensor.bytes)
-                    if less and fits([*fresh.values(), *more], op.length):
-                        fresh |= {id(value): value for value in more}
-                        taken.setdefault(i, []).append((term, minus))
-    # What else is added is summed beside them where it is stacked anyway.
-    for i, terms in sums.items():
-        for term, minus in terms:
-            if not new((term,)) and not isinstance(term, Dot):
-                taken.setdefault(i, []).append((term, minus))
-    if not taken:
-        return None
-    return _split(op, sums, taken, list(fresh.values()), given)
-
-
-def _split(
-    op: Scan,
-    sums: dict[int, list[tuple[Value, bool]]],
-    taken: dict[int, list[tuple[Value, bool]]],
-    fresh: Sequence[Value],
-    given: dict[int, Value],
-) -> Elements:
-    """The scan without the terms `taken`, with the stacks of the `fresh` values, and the sums after it."""
+def summed_after(op: Scan, cx: Context) -> tuple[Scan, Sums]:
+    """The scan without the products that it only adds up, and where the sums are to be had; the same scan where there
+    are none."""
     body, count = op.body, len(op.carry)
     n = int(op.counted) + len(op.consts)
-    results = list(body.results)
-    for i, terms in taken.items():
-        left: Value = body.params[n + i]
-        gone = [id(term) for term, _ in terms]
-        for term, minus in sums[i]:
-            if id(term) not in gone:
-                left = Sub(left, term) if minus else Add(left, term)
-        results[i] = left
-    loop = replace(op, body=Graph(body.name, body.params, (*results, *fresh), body.dims))
-    stacks = dict(given)
-    for i, value in enumerate(fresh, len(results)):
-        stacks[id(value)] = Get(loop, i)
+    uses = Uses(body)
+    sums: dict[int, list[Term]] = {}
+    for i, total in enumerate(body.results[:count]):
+        if total is not body.params[n + i] and total.dtype.kind in ("int", "uint", "float", "complex"):
+            terms = terms_of(total, body.params[n + i], uses)
+            if terms is not None:
+                sums[i] = terms
+    if not any(isinstance(term.value, Dot) for terms in sums.values() for term in terms):
+        return op, {}
+    consts = {id(param) for param in body.params[:n]}
+    stacks: dict[int, int | Value] = {id(x): s for x, s in zip(body.params[n + count :], op.xs, strict=True)}
     for i, result in enumerate(body.results[count:], count):
-        stacks.setdefault(id(result), Get(loop, i))
-    elements: list[Value] = [Get(loop, i) for i in range(len(results))]
-    for i, terms in taken.items():
-        for term, minus in terms:
-            with at(term.origin):
-                total = over_steps(term, stacks)
-                elements[i] = Sub(elements[i], total) if minus else Add(elements[i], total)
-    return tuple(elements)
-
-
-def over_steps(term: Value, stacks: dict[int, Value]) -> Value:
-    """The sum of a term over all steps, from the stacks of what it is made of."""
-    match term:
-        case Dot(x, y, x_batch, y_batch, x_contract, y_contract, accumulate) if id(term) not in stacks:
-
-            def later(axes: tuple[int, ...]) -> tuple[int, ...]:
-                return tuple(axis + 1 for axis in axes)
-
-            return Dot(
-                stacks[id(x)],
-                stacks[id(y)],
-                later(x_batch),
-                later(y_batch),
-                (0, *later(x_contract)),
-                (0, *later(y_contract)),
-                accumulate,
-            )
-    return Sum(stacks[id(term)], (0,))
+        stacks.setdefault(id(result), i)
+    fresh: list[Value] = []
+    taken: Sums = {}
+    gone: set[int] = set()
+    for i, terms in sums.items():
+        for term in terms:
+            match term.value:
+                case Dot(x, y) as product_ if not {id(x), id(y)} & consts and uses.only(product_):
+                    more = [v for v in dict.fromkeys((x, y)) if id(v) not in stacks]
+                    # What is stacked is written and read once, as the carry would have been.
+                    less = known_le(sum(v.tensor.bytes for v in more), product_.tensor.bytes)
+                    if not less or not fits([*fresh, *more], op.length):
+                        continue
+                    for value in more:
+                        stacks[id(value)] = len(body.results) + len(fresh)
+                        fresh.append(value)
+                    later = Later(product_, (stacks[id(x)], stacks[id(y)]), term.minus, product_.origin)
+                    taken.setdefault(i, []).append(later)
+                    gone.add(id(term))
+                    cx.remark(product_, "summed over all steps at once, after the loop")
+    # What else is added is summed beside them where it is stacked anyway.
+    for i, terms in sums.items():
+        for term in terms:
+            if id(term.value) in stacks and id(term) not in gone:
+                later = Later(None, (stacks[id(term.value)],), term.minus, term.value.origin)
+                taken.setdefault(i, []).append(later)
+                gone.add(id(term))
+    if not taken:
+        return op, {}
+    results = list(body.results)
+    for i in taken:
+        left: Value = body.params[n + i]
+        for term in sums[i]:
+            if id(term) not in gone:
+                left = Sub(left, term.value) if term.minus else Add(left, term.value)
+        results[i] = left
+    inner = Graph(body.name, body.params, (*results, *fresh), body.dims)
+    return Scan(op.consts, op.carry, op.xs, inner, op.length, op.reverse, op.counted), taken
