@@ -49,8 +49,9 @@ def cross_entropy(
 
     logits [..., C] and labels [...] of integers, or of floats [..., C]: probabilities. `weight` [C] weighs classes;
     `label_smoothing` mixes the labels with 1 / C (Szegedy et al. 2016); examples whose label is `ignore_index` take no
-    part. `reduction` is "mean" (over examples, weighted if they are), "sum" or "none" [...]. A label outside raises
-    IndexError (TD0170). TD0831 for labels of another dtype or shape, TD0830 for another reduction.
+    part, nor do classes whose logit is -inf and whose probability is 0. `reduction` is "mean" (over examples, weighted
+    if they are), "sum" or "none" [...]. A label outside raises IndexError (TD0170). TD0831 for labels of another dtype
+    or shape, TD0830 for another reduction.
     """
     (scores,) = floats(logits)
     number = axis_of(axis, scores.rank)
@@ -63,6 +64,8 @@ def cross_entropy(
         if label_smoothing:
             share = 1.0 / static_int(classes, "the number of classes")
             target = lift(given * (1.0 - label_smoothing) + label_smoothing * share)
+        # A class that cannot be, and is not, adds nothing: 0 log 0.
+        logs = lift(where_((target == 0) & (logs == -math.inf), 0, logs))
         losses = lift(-sum_(lift(logs * target * row if row is not None else logs * target), number))
         return _reduced(losses, reduction)
     return _of_classes("cross_entropy", logs, given, number, row, label_smoothing, ignore_index, reduction)
