@@ -26,6 +26,7 @@ from . import transforms, tree
 from .arrays import (
     WEAK,
     axis_of,
+    broadcast,
     convert,
     described,
     lift,
@@ -402,7 +403,7 @@ def while_loop(
 ) -> Any:
     """`val = body_fun(val)` while `cond_fun(val)` is true.
 
-    With `max_steps` it stops after that many at the latest, and has a derivative in reverse mode too.
+    With `max_steps` it has a derivative in reverse mode, too; a call that would take more steps fails (TD0157).
     """
     carry, carry_tree = _lifted(init_val)
     if max_steps is not None:
@@ -440,7 +441,10 @@ def _bounded(cond_fun: Any, body_fun: Any, carry: list[Tracer], carry_tree: Tree
         going = _truth(cond_fun(state))
         return cond(going, body_fun, lambda value: value, state), ()
 
-    return _counted(step, carry_tree.unflatten(carry), steps, 0)[0]
+    last = _counted(step, carry_tree.unflatten(carry), steps, 0)[0]
+    done = e.Not(unwrap(_truth(cond_fun(last))))
+    leaves, structure = _lifted(last)
+    return structure.unflatten(wrap(e.Finished(x.value, broadcast(done, x.shape), steps), x.weak) for x in leaves)
 
 
 @in_trace

@@ -166,6 +166,11 @@ class Value:
         """The error that a run-time failure of this op raises; asked only of ops that `can_fail`."""
         raise TypeError(f"{type(self).__name__} cannot fail")
 
+    def spared(self, wanted: Callable[[Shape], Value]) -> Value:
+        """The same where `wanted(shape)`, a mask of any shape asked for, is true; where it is false nothing fails, and
+        the result does not matter. Asked only of ops that `can_fail`."""
+        raise TypeError(f"{type(self).__name__} cannot fail")
+
     # What every value can be asked.
 
     @property

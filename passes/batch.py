@@ -26,6 +26,7 @@ from ..ir.ops.reduce import Sum
 from ..ir.types import TensorType
 from ..ir.value import After, Elementwise, Full, Get, Parameter, Value, replace
 from .autodiff import differentiable, reachable_from
+from .spare import needed, spared, until
 
 # A value and whether it carries the new axis; of a tuple-valued op, one flag per element.
 Flags = bool | tuple[bool, ...]
@@ -181,22 +182,32 @@ def _custom_tangent(op: CustomTangent, operands: tuple[Value, ...], mask: tuple[
 
 def _switch(op: Switch, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
     selector, args = operands[0], operands[1:]
-    wanted = [mask[0]] * len(op.branches[0].results)
+    if mask[0]:
+        return _selected(op, operands, mask, size)
+    wanted = [False] * len(op.branches[0].results)
     flags = [batch(branch, mask[1:], size)[1] for branch in op.branches]
     for each in flags:
         wanted = [w or f for w, f in zip(wanted, each, strict=True)]
     branches = tuple(batch_all(branch, mask[1:], size, wanted) for branch in op.branches)
-    if not mask[0]:
-        return Switch(selector, args, branches), tuple(wanted)
-    outs = [inline(branch, args) for branch in branches]
-    chosen = list(outs[0])
+    return Switch(selector, args, branches), tuple(wanted)
+
+
+def _selected(op: Switch, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
+    """All branches for all members, of which each takes its own; in the others nothing fails for it."""
+    selector, args = operands[0], operands[1:]
     number = Convert(selector, i64) if selector.dtype is not i64 else selector
-    last = Full(len(branches) - 1, number.tensor)
+    last = Full(len(op.branches) - 1, number.tensor)
     number = Clamp(number, Full(0, number.tensor), last)
-    for k, out in enumerate(outs[1:], 1):
+    batched = [True] * len(op.branches[0].results)
+    chosen: list[Value] = []
+    for k, branch in enumerate(op.branches):
         here = Eq(number, Full(k, number.tensor))
-        chosen = [Select(_along(here, v), v, c) for v, c in zip(out, chosen, strict=True)]
-    return tuple(chosen), tuple(wanted)
+        if needed(branch):
+            out = inline(batch_all(spared(branch), (True, *mask[1:]), size, batched), (here, *args))
+        else:
+            out = inline(batch_all(branch, mask[1:], size, batched), args)
+        chosen = [Select(_along(here, v), v, c) for v, c in zip(out, chosen, strict=True)] if k else list(out)
+    return tuple(chosen), tuple(batched)
 
 
 def _along(flag: Value, like: Value) -> Value:
@@ -225,7 +236,7 @@ def _while(op: While, operands: tuple[Value, ...], mask: tuple[bool, ...], size:
         # Every carry differs between the elements once some of them stop earlier.
         flags = [True] * len(flags)
     condition, (varies,) = batch(op.condition, (*mask[:n], *flags), size)
-    body = batch_all(op.body, (*mask[:n], *flags), size, flags)
+    body = batch_all(until(op.condition, op.body) if varies else op.body, (*mask[:n], *flags), size, flags)
     carry = tuple(v if m or not f else repeat(v, size) for v, m, f in zip(operands[n:], mask[n:], flags, strict=True))
     if varies:
         running = condition.results[0]

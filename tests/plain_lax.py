@@ -23,8 +23,9 @@ class Plain:
     @staticmethod
     def while_loop(cond: Any, body: Any, init: Any, *, max_steps: int | None = None) -> Any:
         steps = 0
-        while cond(init) and (max_steps is None or steps < max_steps):
+        while cond(init):
             init, steps = body(init), steps + 1
+            assert max_steps is None or steps <= max_steps
         return init
 
     @staticmethod

@@ -35,11 +35,12 @@ from ..dtypes import (
     real_of,
     u8,
 )
-from ..errors import ArithmeticFault, TreadleError, TypeMismatch
+from ..errors import ArithmeticFault, RunFailed, TreadleError, TypeMismatch
 from ..loops import scalars
 from ..loops.nodes import Binary, Cast, Const, Expr, Unary
 from ..loops.nodes import Select as Choose
 from ..structure import Structure, element, pointwise
+from ..types import Shape
 from ..value import (
     Array,
     BinaryElementwise,
@@ -53,6 +54,7 @@ from ..value import (
     UnaryElementwise,
     Value,
     lift,
+    replace,
 )
 
 LN2 = math.log(2.0)
@@ -829,6 +831,9 @@ class Pow(Map2):
             edit="convert the base to a float first",
         )
 
+    def spared(self, wanted: Callable[[Shape], Value]) -> Value:
+        return replace(self, y=Select(wanted(self.shape), self.y, lift(0, self.y)))
+
     def evaluate(self, x: Array, y: Array) -> Array:
         if self.dtype.kind == "int" and np.any(y < 0):
             raise self.failure()
@@ -1222,6 +1227,49 @@ class Select(RealLinear):
     def transpose(self, cotangent: Value, operand: int) -> Value | None:
         zero = lift(0, cotangent)
         return Select(self.predicate, cotangent, zero) if operand == 1 else Select(self.predicate, zero, cotangent)
+
+
+class Finished(RealLinear):
+    """`x`, as a loop of at most `steps` steps left it; fails where it was not `done`. Of any dtype."""
+
+    x: Value
+    done: Value
+    steps: int
+
+    accepts = DTYPES
+    unbounded = None
+    linear = (0,)
+    can_fail = True
+
+    def check_operands(self) -> None:
+        if self.done.dtype is not bool_:
+            raise self.refuse(f"done is {self.done.dtype}, not bool", code="TD0131", error=TypeMismatch)
+
+    def failure(self) -> TreadleError:
+        return RunFailed(
+            f"while_loop: after max_steps={self.steps} its condition is still true",
+            code="TD0157",
+            location=self.location,
+            edit="a greater max_steps, or a condition that counts the steps, too",
+        )
+
+    def spared(self, wanted: Callable[[Shape], Value]) -> Value:
+        return replace(self, done=Or(self.done, Not(wanted(self.shape))))
+
+    def evaluate(self, x: Array, done: Array) -> Array:
+        if not np.all(done):
+            raise self.failure()
+        return x
+
+    def scalar(self, *x: Expr) -> Expr:
+        return x[0]
+
+    def structure(self) -> Structure | None:
+        x, done = element(0, self.dtype), element(1, bool_)
+        return pointwise(self.shape, (self.dtype, bool_), x, self.dtype, Unary("not", done))
+
+    def transpose(self, cotangent: Value, operand: int) -> Value | None:
+        return replace(self, x=cotangent)
 
 
 class Clamp(Elementwise):

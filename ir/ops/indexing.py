@@ -7,6 +7,7 @@ read, never spread over zeros of the whole shape and summed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -109,6 +110,12 @@ def _failure(op: Gather | Scatter) -> TreadleError:
     return op.refuse(f"an index is outside {sizes}", code="TD0170", error=OutOfRange)
 
 
+def _spared(op: Gather | Scatter, wanted: Callable[[Shape], Value]) -> tuple[Value, ...]:
+    """The first position stands for those that are not wanted; there is one unless the axis is empty."""
+    mask = wanted(op.indices[0].shape)
+    return tuple(Select(mask, index, lift(0, index)) for index in op.indices)
+
+
 def _outside(op: Gather | Scatter, message: str) -> OutOfRange | CheckFailed:
     if op.mode == "raise":
         return op.refuse(message, code="TD0170", error=OutOfRange)
@@ -154,6 +161,9 @@ class Gather(Indexing):
 
     def failure(self) -> TreadleError:
         return _failure(self)
+
+    def spared(self, wanted: Callable[[Shape], Value]) -> Value:
+        return replace(self, indices=_spared(self, wanted))
 
     @property
     def linear(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -242,6 +252,9 @@ class Scatter(Indexing):
 
     def failure(self) -> TreadleError:
         return _failure(self)
+
+    def spared(self, wanted: Callable[[Shape], Value]) -> Value:
+        return replace(self, indices=_spared(self, wanted))
 
     @property
     def linear(self) -> tuple[int, ...]:  # type: ignore[override]

@@ -50,15 +50,17 @@ def reads_by_number(lax: Any, n: int, x: Any, y: Any) -> Any:
 
 
 def bounded(lax: Any, n: int, x: Any, y: Any) -> Any:
-    """Stops by its condition before the bound, or at the bound."""
-    return lax.while_loop(lambda v: np.sum(v * v) < 50.0, lambda v: v * 1.5 + y, x, max_steps=n)
+    """Stops by its condition before the bound."""
+    return lax.while_loop(lambda v: np.sum(v * v) < 5.0 + 10 * n, lambda v: v * 1.5 + y, x, max_steps=6)
 
 
 def bounded_tree(lax: Any, n: int, x: Any, y: Any) -> Any:
+    """Stops at the bound, which may be no step at all."""
+
     def step(state: Any) -> Any:
         return {"i": state["i"] + 1, "v": (np.tanh(state["v"][0]) + y, state["v"][1] * x)}
 
-    return lax.while_loop(lambda s: s["i"] < 3, step, {"i": 0, "v": (x, y)}, max_steps=n)["v"]
+    return lax.while_loop(lambda s: s["i"] < n, step, {"i": 0, "v": (x, y)}, max_steps=n)["v"]
 
 
 def recurrent(lax: Any, n: int, x: Any, y: Any) -> Any:
@@ -152,9 +154,9 @@ def branch_in_a_loop(lax: Any, n: int, x: Any, y: Any) -> Any:
 
 def bounded_in_a_loop(lax: Any, n: int, x: Any, y: Any) -> Any:
     def step(v: Any, i: Any) -> Any:
-        return lax.while_loop(lambda u: np.sum(u) < 3.0, lambda u: u * 1.25 + 0.1, v, max_steps=n) * y, ()
+        return lax.while_loop(lambda u: np.sum(u * u) < 3.0, lambda u: u * 1.5 + 0.1, v, max_steps=8) * y, ()
 
-    return lax.scan(step, x, np.arange(2))[0]
+    return lax.scan(step, x, np.arange(n))[0]
 
 
 CASES = (
@@ -389,6 +391,86 @@ def test_a_while_loop_needs_a_bound_to_be_turned_round() -> None:
     refused(td.grad(halved), np.ones(3), code="TD0342", says=("max_steps=...",), line="while_loop")
     value, tangent = td.jit(lambda x, t: td.jvp(halved, (x,), (t,)))(np.ones(3), np.ones(3))
     assert (value, tangent) == (0.75, 0.75)
+
+
+def doubled(x: Any) -> Any:
+    return td.lax.while_loop(lambda v: np.sum(v) < 10.0, lambda v: v * 2, x, max_steps=3)
+
+
+@pytest.mark.parametrize(
+    ("f", "x"),
+    [
+        (doubled, np.ones(3)),
+        (td.jit(doubled), np.ones(3)),
+        (lambda x: td.jit(doubled)(x)[1], np.ones(3)),
+        (td.jit(td.grad(lambda x: np.sum(doubled(x)))), np.ones(3)),
+        (td.jit(lambda x: td.jvp(doubled, (x,), (x,))[1]), np.ones(3)),
+        (td.jit(td.vmap(doubled)), np.array([[9.0, 9.0], [4.0, 1.0], [1.0, 1.0]])),
+    ],
+    ids=["at once", "compiled", "one element", "gradient", "tangent", "one of a batch"],
+)
+def test_a_while_loop_that_exceeds_its_bound(f: Callable[..., Any], x: Any) -> None:
+    """What is not finished is no result, in whichever way it is asked for; less to do is."""
+    assert np.isfinite(f(x * 2)).all()
+    with pytest.raises(RuntimeError, match="TD0157") as caught:
+        f(x / 4)
+    error = caught.value
+    assert isinstance(error, td.TreadleError) and error.location is not None and error.location.file == __file__
+    for words in ("max_steps=3", "still true", "td.lax.while_loop(lambda v: np.sum(v)", "greater max_steps"):
+        assert words in str(error), str(error)
+
+
+def at(x: Any, i: Any) -> Any:
+    return td.numpy.asarray(x)[i]
+
+
+TABLE = np.array([5.0, 6.0, 7.0])
+# What a member of a batch does not come to, in branches and after its loop has ended.
+NOT_TAKEN: dict[str, Callable[[Any, Any], Any]] = {
+    "an index": lambda lax, k: lax.cond(k < 3, lambda: at(TABLE, k), lambda: -1.0),
+    "an update": lambda lax, k: lax.cond(k < 3, lambda: changed(k), lambda: TABLE * 2),
+    "a power": lambda lax, k: lax.cond(k >= 0, lambda: 2**k, lambda: k),
+    "a loop without an end": lambda lax, k: lax.cond(
+        k > 0, lambda: lax.while_loop(lambda v: v < 100, lambda v: v * 3, k), lambda: k
+    ),
+    "too many steps": lambda lax, k: lax.cond(
+        k > 3, lambda: lax.while_loop(lambda v: v < 9, lambda v: v + 1, k, max_steps=5), lambda: k
+    ),
+    "an index in a loop": lambda lax, k: lax.cond(
+        k < 3, lambda: lax.fori_loop(0, 2, lambda i, s: s + at(TABLE, k), 0.0), lambda: -1.0
+    ),
+    "an index in a branch": lambda lax, k: lax.switch(
+        k + 1, [lambda: 0.0, lambda: lax.cond(k < 3, lambda: at(TABLE, k), lambda: 1.0), lambda: 2.0]
+    ),
+    "an index after the end": lambda lax, k: lax.while_loop(
+        lambda s: s[0] < k % 3, lambda s: (s[0] + 1, s[1] + at(TABLE, s[0] + 3 - k % 3)), (0, 0.0)
+    )[1],
+    "an index after the end, bounded": lambda lax, k: lax.while_loop(
+        lambda s: s[0] < k % 3, lambda s: (s[0] + 1, s[1] + at(TABLE, s[0] + 3 - k % 3)), (0, 0.0), max_steps=3
+    )[1],
+}  # fmt: skip
+
+
+def changed(k: Any) -> Any:
+    if isinstance(k, np.generic):
+        return np.where(np.arange(3) == k % 3, 1.0, TABLE)
+    return td.numpy.asarray(TABLE).at[k].set(1.0)
+
+
+@pytest.mark.parametrize("case", NOT_TAKEN)
+def test_what_a_member_of_a_batch_does_not_come_to(case: str) -> None:
+    """It cannot fail, and is not waited for: the same as each member alone."""
+    f = NOT_TAKEN[case]
+    ks = np.array([2, -1, 7, 1, 0, 5, -3])
+    found = td.jit(td.vmap(lambda k: f(td.lax, k)))(ks)
+    np.testing.assert_array_equal(found, [f(Plain, k) for k in ks])
+
+
+def test_what_a_member_of_a_batch_comes_to_fails() -> None:
+    f = td.jit(td.vmap(lambda k: NOT_TAKEN["an index"](td.lax, k - 4)))
+    assert f(np.array([4, 5, 7])).tolist() == [5, 6, -1]
+    with pytest.raises(IndexError, match="TD0170"):
+        f(np.array([4, 0, 7]))
 
 
 def test_bounds_that_are_data() -> None:

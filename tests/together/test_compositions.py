@@ -262,7 +262,7 @@ def filtered(m: Any, x: Any) -> Any:
 def bisected(m: Any, x: Any) -> Any:
     """A loop that stops by its state."""
     return np.sum(
-        m.lax.while_loop(lambda v: np.sum(m.real(v) ** 2) < 4.5, lambda v: v * 1.5 + 0.1, x, max_steps=6) ** 2
+        m.lax.while_loop(lambda v: np.sum(m.real(v) ** 2) < 4.5, lambda v: v * 1.5 + 0.1, x, max_steps=20) ** 2
     )
 
 

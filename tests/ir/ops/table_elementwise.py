@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from dataclasses import replace
+
 import numpy as np
 from sample import Inputs, Sample, around, draw, kind, random_inputs
 
@@ -63,7 +65,8 @@ DOMAINS: dict[str, tuple[tuple[float, float], ...]] = {
 EXACT = frozenset(
     """add sub mul strong_mul div neg lt le gt ge eq ne abs sign floor ceil trunc rint sqrt is_nan is_inf is_finite
     signbit not population_count real imag conj complex mod rem floor_div maximum minimum fmax fmin and or xor
-    shift_left shift_right copysign nextafter ldexp select clamp convert bitcast""".split()
+    shift_left shift_right copysign nextafter ldexp select clamp finished convert
+    bitcast""".split()
 )
 
 # Of complex numbers these are composed of several roundings.
@@ -136,6 +139,8 @@ def operand_dtypes(op: str, dtype: DType) -> list[DType]:
         return [bool_, dtype, dtype]
     if op == "ldexp":
         return [dtype, i64]
+    if op == "finished":
+        return [dtype, bool_]
     return [dtype] * arity(op)
 
 
@@ -292,6 +297,18 @@ def _leaves() -> list[Sample]:
 def samples() -> list[Sample]:
     rows = _leaves() + _conversions() + _bitcasts()
     for op in maps():
-        if op not in ("convert", "bitcast"):
+        if op == "finished":
+            rows += [replace(row, inputs=_done(row.inputs)) for row in of_map(op, (3,))]
+        elif op not in ("convert", "bitcast"):
             rows += of_map(op)
     return rows
+
+
+def _done(inputs: Inputs) -> Inputs:
+    """Loops that are: the others fail."""
+
+    def found(rng: np.random.Generator) -> list[np.ndarray]:
+        x, done = inputs(rng)
+        return [x, np.ones_like(done)]
+
+    return found
