@@ -129,7 +129,7 @@ def _batch(cls: type[Value]) -> tuple[str, str] | None:
     if issubclass(cls, Elementwise | After):
         return "maps every element", place(batch._op)
     if issubclass(cls, Get):
-        return "of its element", place(batch.spread)
+        return "of its element", place(batch.Spread)
     if issubclass(cls, Control):
         return "of its bodies", place(batch._op)
     return ("of its pieces", place(batch._op)) if issubclass(cls, Composite) else None

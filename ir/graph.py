@@ -66,11 +66,14 @@ class Graph:
         return show(self)
 
 
-def topological(params: Iterable[Parameter], results: Iterable[Value], *, free: bool = False) -> tuple[Value, ...]:
-    """Depth-first post-order from the results, operands left to right, after the parameters. Other parameters are an
-    error (TD0120), unless they are `free` to stand in it as they are."""
+def topological(
+    params: Iterable[Parameter], results: Iterable[Value], *, free: bool = False, known: Iterable[int] = ()
+) -> tuple[Value, ...]:
+    """Depth-first post-order from the results, operands left to right, after the parameters, no further than the values
+    whose ids are `known`. Other parameters are an error (TD0120), unless they are `free` to stand in it as they are."""
     order: list[Value] = list(params)
     done = set(map(id, order))
+    done.update(known)
     for root in results:
         stack: list[tuple[Value, int]] = [(root, 0)]
         while stack:

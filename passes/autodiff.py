@@ -27,9 +27,10 @@ def differentiable(value: Value) -> bool:
     return isinstance(kind, TensorType) and kind.dtype.kind in ("float", "complex")
 
 
-def reachable_from(roots: Iterable[Value]) -> tuple[Value, ...]:
-    """Everything that `roots` need, operands before readers; free parameters included."""
-    return topological((), roots, free=True)
+def reachable_from(roots: Iterable[Value], known: Iterable[int] = ()) -> tuple[Value, ...]:
+    """Everything that `roots` need, no further than the values whose ids are `known`; operands before readers, free
+    parameters included."""
+    return topological((), roots, free=True, known=known)
 
 
 def push(results: Sequence[Value], seeds: Mapping[int, Value]) -> list[Value | None]:

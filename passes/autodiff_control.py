@@ -12,13 +12,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..ir.dims import Dim, known_le
+from ..ir.dtypes import i64
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph, inline
+from ..ir.ops.contract import Dot
 from ..ir.ops.control import Call, Scan, Switch, While
 from ..ir.ops.families import Control, Movement
+from ..ir.ops.movement import Iota, Transpose
+from ..ir.ops.reduce import Sum
 from ..ir.types import TensorType
-from ..ir.value import Constant, DimSize, Full, Get, Parameter, Value
+from ..ir.value import Add, Constant, DimSize, Full, Get, Parameter, Value
 from . import autodiff
+from .batch import Spread, repeat, total
 from .cost import scalar_cost
 
 CHEAP_FLOPS = 2  # a residual that costs no more than this per element is computed again
@@ -243,30 +249,10 @@ def _rewired(
     """A graph of `results` in which the values in `memo` are parameters."""
     table: dict[int, Value] = {id(p): p for p in params}
     table.update(memo)
-    for value in autodiff.reachable_from(_cut(results, table)):
-        if id(value) not in table:
-            operands = tuple(table[id(o)] for o in value.operands)
-            table[id(value)] = value.with_operands(operands)
+    for value in autodiff.reachable_from(results, table):
+        operands = tuple(table[id(o)] for o in value.operands)
+        table[id(value)] = value.with_operands(operands)
     return Graph(name, params, tuple(table[id(r)] for r in results), body.dims)
-
-
-def _cut(results: Sequence[Value], table: dict[int, Value]) -> list[Value]:
-    """`results` and what they need, no further than the values of `table`; operands before readers."""
-    order: list[Value] = []
-    done: set[int] = set(table)
-    for root in results:
-        stack: list[tuple[Value, bool]] = [(root, False)]
-        while stack:
-            value, ready = stack.pop()
-            if id(value) in done:
-                continue
-            if ready:
-                done.add(id(value))
-                order.append(value)
-            else:
-                stack.append((value, True))
-                stack.extend((o, False) for o in reversed(value.operands) if id(o) not in done)
-    return order
 
 
 def _residuals(dots: Sequence[Value], linear: Sequence[Parameter], params: Sequence[Parameter]) -> list[Value]:
@@ -337,8 +323,12 @@ def _scan_transpose(
         for place, (w, c) in enumerate(zip(wanted, found, strict=True))
     ]
     k = len(linear_consts)
-    results = (*filled[k : k + count], *filled[:k], *filled[k + count :])
     number = (body.params[0],) if op.counted else ()
+    outside: list[tuple[Parameter, Value]] = [(xs[i], op.xs[i]) for i in known_xs]
+    outside += [(y_bar, c) for y_bar, (_, c) in zip(y_bars, seen, strict=True)]
+    behind = _Products([(consts[i], op.consts[i]) for i in known_consts], outside, number, op.length)
+    kept = behind.taken(sums, filled[:k])
+    results = (*filled[k : k + count], *kept, *filled[k + count :], *behind.factors.values())
     params = (*number, *(consts[i] for i in known_consts), *bars, *sums, *(xs[i] for i in known_xs), *y_bars)
     back = Graph(f"{body.name}_transposed", params, results, body.dims)
     starts: list[Value] = []
@@ -355,11 +345,111 @@ def _scan_transpose(
         op.counted,
     )
     out: list[Value | None] = [None] * len(op.operands)
+    totals = behind.totals(_elements(made, len(results) - len(behind.factors), len(behind.factors)))
     for place, i in enumerate(linear_consts):
-        out[i] = Get(made, count + place)
+        # What is left of a sum in the loop is the zeros that it began with, if all of it was taken.
+        found_there: Value | None = None if kept[place] is sums[place] else Get(made, count + place)
+        for each in totals[place]:
+            found_there = each if found_there is None else found_there + each
+        out[i] = Get(made, count + place) if found_there is None else found_there
     for i in range(count):
         if moving[n + i]:
             out[n + i] = Get(made, i)
     for place, i in enumerate(linear_xs):
         out[n + count + i] = Get(made, count + k + place)
     return tuple(out)
+
+
+class _Products:
+    """Terms of the sums over all steps that are products: the loop hands out their factors, and one product behind it
+    contracts the steps too, instead of one product in each step. The order of a sum that a derivative adds up is
+    nobody's promise."""
+
+    def __init__(
+        self,
+        consts: Sequence[tuple[Parameter, Value]],
+        stacks: Sequence[tuple[Parameter, Value]],
+        number: Sequence[Parameter],
+        length: Dim,
+    ) -> None:
+        self.spread = Spread(length)
+        for param, value in consts:
+            self.spread.give(param, value, False)
+        for param, value in stacks:
+            self.spread.give(param, value, True)
+        for param in number:
+            self.spread.give(param, Iota(TensorType((length,), i64), 0), True)
+        self.factors: dict[int, Value] = {}
+        self.terms: list[list[Value]] = []
+
+    def taken(self, sums: Sequence[Parameter], results: Sequence[Value | None]) -> list[Value]:
+        """What is left of each sum in the loop."""
+        chains = [_terms(param, result) for param, result in zip(sums, results, strict=True)]
+        for param, terms in zip(sums, chains, strict=True):
+            for term in terms:
+                product = _product(term)
+                if product is not None and self._small(product, param):
+                    self.factors.update((id(f), f) for f in self._new(product))
+        left: list[Value] = []
+        for param, result, terms in zip(sums, results, chains, strict=True):
+            behind = [term for term in terms if self._is_known(term)]
+            self.terms.append(behind)
+            if not behind:
+                assert result is not None
+                left.append(result)
+                continue
+            rest: Value = param
+            for term in terms:
+                if all(term is not other for other in behind):
+                    rest = rest + term
+            left.append(rest)
+        return left
+
+    def _new(self, product: Dot) -> list[Value]:
+        """The factors that only the loop knows."""
+        free = (Full, Constant, DimSize)
+        return [f for f in product.operands if id(f) not in self.spread.table and not isinstance(f, free)]
+
+    def _small(self, product: Dot, total: Parameter) -> bool:
+        """Whether the loop writes less when it hands out the factors than when it adds up the products."""
+        room: Dim = 0
+        for factor in self._new(product):
+            room = room + factor.tensor.bytes
+        return known_le(room, total.given.bytes)
+
+    def _is_known(self, term: Value) -> bool:
+        """Whether a term follows from factors that are handed out, or from what the loop was given."""
+        product = _product(term)
+        if product is not None:
+            return all(
+                id(f) in self.factors or not self._new(product) or id(f) in self.spread.table for f in product.operands
+            )
+        while isinstance(term, Sum | Transpose):
+            term = term.x
+        return id(term) in self.factors or self.spread.flags.get(id(term)) is True
+
+    def totals(self, stacks: Sequence[Value]) -> list[list[Value]]:
+        """The terms that were taken, over all steps."""
+        for factor, stack in zip(self.factors.values(), stacks, strict=True):
+            self.spread.give(factor, stack, True)
+        return [
+            [total(v if batched else repeat(v, self.spread.size), Sum) for v, batched in self.spread.of(terms)]
+            for terms in self.terms
+        ]
+
+
+def _terms(param: Parameter, result: Value | None) -> list[Value]:
+    """The terms of a running sum; none where something else is done to it."""
+    terms: list[Value] = []
+    while result is not None and result is not param:
+        if not isinstance(result, Add):
+            return []
+        terms.append(result.y)
+        result = result.x
+    return terms[::-1]
+
+
+def _product(term: Value) -> Dot | None:
+    while isinstance(term, Transpose):
+        term = term.x
+    return term if isinstance(term, Dot) else None

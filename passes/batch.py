@@ -9,17 +9,18 @@ switch whose selector is batched computes all branches and selects.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from ..ir.dims import Dim
 from ..ir.dtypes import bool_, i64
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph, inline
 from ..ir.location import at
+from ..ir.ops.contract import Dot
 from ..ir.ops.control import Call, Scan, Switch, While
 from ..ir.ops.custom import CustomJvp, CustomTangent, CustomVjp
 from ..ir.ops.elementwise import Clamp, Convert, Eq, Select
-from ..ir.ops.families import Composite, Op
+from ..ir.ops.families import Composite, Op, Reduction
 from ..ir.ops.movement import Broadcast, Transpose
 from ..ir.ops.reduce import Any as AnyOf
 from ..ir.ops.reduce import Sum
@@ -41,37 +42,54 @@ def repeat(value: Value, size: Dim) -> Value:
     return Broadcast(value, (size, *value.shape), tuple(range(1, value.rank + 1)))
 
 
-def spread(results: Sequence[Value], given: Mapping[int, Value], size: Dim) -> list[tuple[Value, bool]]:
-    """`results` with the values of `given` (by id) replaced by ones with a new leading axis; each with whether it has
-    it."""
-    table: dict[int, Value | tuple[Value, ...]] = dict(given)
+class Spread:
+    """Values given a new leading axis of `size`, as far as they depend on ones that have it.
 
-    def one(value: Value) -> Value:
-        found = table[id(value)]
+    `give` says what stands for a value, and whether that has the axis; what `of` finds out is kept for the next time.
+    """
+
+    def __init__(self, size: Dim) -> None:
+        self.size = size
+        self.table: dict[int, Value | tuple[Value, ...]] = {}
+        self.flags: dict[int, Flags] = {}
+        self.held: list[Value] = []  # what the tables know by its id lives as long as they do
+
+    def give(self, value: Value, stands: Value, batched: bool) -> None:
+        self.table[id(value)], self.flags[id(value)] = stands, batched
+        self.held.append(value)
+
+    def of(self, results: Sequence[Value]) -> list[tuple[Value, bool]]:
+        """What became of `results`; each with whether it has the axis. Unknown parameters stand for themselves."""
+        for value in reachable_from(results, known=self.table):
+            self._visit(value)
+            self.held.append(value)
+        return [(self._one(r), self.flags[id(r)] is True) for r in results]
+
+    def _one(self, value: Value) -> Value:
+        found = self.table[id(value)]
         assert isinstance(found, Value)
         return found
 
-    flags: dict[int, Flags] = dict.fromkeys(given, True)
-    for value in reachable_from(results):
-        if id(value) in table:
-            continue
+    def _visit(self, value: Value) -> None:
+        table, flags = self.table, self.flags
         operands = value.operands
         mask = tuple(flags.get(id(o), False) is True for o in operands)
         if isinstance(value, Get):
             inner, several = flags.get(id(value.x), False), table[id(value.x)]
             if isinstance(several, tuple):
                 table[id(value)] = several[value.index]
+            elif several is value.x:
+                table[id(value)] = value
             else:
-                table[id(value)] = Get(several, value.index) if isinstance(inner, tuple) else value
+                table[id(value)] = Get(several, value.index)
             flags[id(value)] = inner[value.index] if isinstance(inner, tuple) else False
-            continue
+            return
         with at(value.origin):
             if not any(mask):
                 # What it reads may stand elsewhere now: a part without the axis of a loop that has it in others.
-                table[id(value)], flags[id(value)] = value.with_operands(tuple(map(one, operands))), False
-                continue
-            table[id(value)], flags[id(value)] = _op(value, tuple(map(one, operands)), mask, size)
-    return [(one(r), flags[id(r)] is True) for r in results]
+                table[id(value)], flags[id(value)] = value.with_operands(tuple(map(self._one, operands))), False
+                return
+            table[id(value)], flags[id(value)] = _op(value, tuple(map(self._one, operands)), mask, self.size)
 
 
 def batch(graph: Graph, batched: Sequence[bool], size: Dim) -> tuple[Graph, tuple[bool, ...]]:
@@ -80,8 +98,10 @@ def batch(graph: Graph, batched: Sequence[bool], size: Dim) -> tuple[Graph, tupl
         Parameter(p.label, p.given.with_shape((size, *p.shape))) if b else p
         for p, b in zip(graph.params, batched, strict=True)
     )
-    given = {id(old): new for old, new, b in zip(graph.params, params, batched, strict=True) if b}
-    found = spread(graph.results, given, size)
+    spread = Spread(size)
+    for old, new, b in zip(graph.params, params, batched, strict=True):
+        spread.give(old, new, b)
+    found = spread.of(graph.results)
     made = Graph(f"{graph.name}_batched", params, tuple(v for v, _ in found), graph.dims)
     return made, tuple(b for _, b in found)
 
@@ -116,8 +136,10 @@ def _op(value: Value, operands: tuple[Value, ...], mask: tuple[bool, ...], size:
     if found is None and not all(mask):
         found = value.batch(_together(operands, mask, size), tuple(True for _ in mask))
     if found is None and isinstance(value, Composite):
-        given = {id(o): b for o, b, m in zip(value.operands, operands, mask, strict=True) if m}
-        ((opened, flag),) = spread([value.decompose()], given, size)
+        spread = Spread(size)
+        for old, new, here in zip(value.operands, operands, mask, strict=True):
+            spread.give(old, new, here)
+        ((opened, flag),) = spread.of([value.decompose()])
         return opened, flag
     if found is None:
         raise Unsupported(f"{value.name} has no batching rule", code="TD0343", location=value.location)
@@ -272,3 +294,19 @@ def _scan(op: Scan, operands: tuple[Value, ...], mask: tuple[bool, ...], size: D
 
 def _swapped(x: Value) -> Value:
     return Transpose(x, (1, 0, *range(2, x.rank)))
+
+
+def total(x: Value, kind: type[Reduction]) -> Value:
+    """A reduction over the first axis. A sum of products is one product, which contracts that axis too."""
+    match x:
+        case Transpose(y, (0, *order)) if kind is Sum:
+            return Transpose(total(y, kind), tuple(axis - 1 for axis in order))
+        case Dot() if kind is Sum and x.x_batch:
+            return replace(
+                x,
+                x_batch=x.x_batch[1:],
+                y_batch=x.y_batch[1:],
+                x_contract=(x.x_batch[0], *x.x_contract),
+                y_contract=(x.y_batch[0], *x.y_contract),
+            )
+    return kind(x, (0,))

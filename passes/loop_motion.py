@@ -2,9 +2,9 @@
 
 Out of every loop goes what is the same in each step. Out of a scan, whose steps are counted, go also products that read
 its stacked inputs alone: that of a weight with each step's input is one product with all of them, before the loop. So
-do those that only a stacked result needs, after it. And what only adds up: a carry that grows by the product of two
-values of the step, as the gradient of a weight does, is one product of the stacks of both, after the loop. A matrix
-that each step would read across its rows is transposed once. Nothing that can fail moves, nor what waits (`After`), nor
+do those that only a stacked result needs, after it. (Whole loops whose steps are independent are `vectorize`'s, and
+what a derivative only adds up never enters its loop, see `autodiff_control`.) A matrix that each step would read
+across its rows is transposed once. Nothing that can fail moves, nor what waits (`After`), nor
 what would need large stacks; then the loop stays as it is.
 """
 
@@ -15,15 +15,14 @@ from typing import Final, TypeAlias
 
 from ..ir.classes import dataclass
 from ..ir.dims import Dim, known_le, product
-from ..ir.graph import Graph, Uses, inline, rebuild
-from ..ir.location import Origin, at
+from ..ir.graph import Graph, inline, rebuild
+from ..ir.location import at
 from ..ir.ops.contract import Dot
 from ..ir.ops.control import Scan, While
 from ..ir.ops.families import Contraction, Movement
 from ..ir.ops.movement import Transpose
-from ..ir.ops.reduce import Sum
 from ..ir.types import TensorType
-from ..ir.value import Add, After, Constant, DimSize, Full, Get, Parameter, Sub, Value, replace
+from ..ir.value import After, Constant, DimSize, Full, Get, Parameter, Value, replace
 from .batch import batch
 from .cleanup import tidied
 from .identities import exchanged
@@ -73,11 +72,8 @@ def moved(graph: Graph, cx: Context) -> Graph:
 def unloaded(op: Loop, cx: Context) -> Elements | None:
     """The elements of a loop that does less, None where it has to do all it does."""
     loop = without_constants(op)
-    sums: Sums = {}
     made: list[Made] = []
     if isinstance(loop, Scan):
-        # Sums first: a product that is only added up needs no stack before the loop.
-        loop, sums = summed_after(loop, cx)
         loop, made = batched_after(loop, cx)
         loop = batched_before(loop, cx)
     loop = transposed_once(loop)
@@ -86,11 +82,6 @@ def unloaded(op: Loop, cx: Context) -> Elements | None:
     elements: list[Value] = [Get(loop, i) for i in range(len(loop.body.results))]
     for each in made:
         elements[each.number] = each.of_all_steps(elements)
-    for i, terms in sums.items():
-        for term in terms:
-            with at(term.origin):
-                total = term.over_steps(elements)
-                elements[i] = Sub(elements[i], total) if term.minus else Add(elements[i], total)
     return tuple(elements)
 
 
@@ -335,114 +326,3 @@ def transposed_once(op: Loop) -> Loop:
     found = replace(loop, body=loop.body.with_results(results))
     assert isinstance(found, Scan | While)
     return found
-
-
-# --- sums over the steps ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Term:
-    """What is added to a carry in a step, or taken off it."""
-
-    value: Value
-    minus: bool
-
-
-@dataclass(frozen=True)
-class Later:
-    """The sum over all steps of `product`, which is of two values of a step, or of one value. `stacks` says where their
-    stacks are: among the loop's results, or which value."""
-
-    product: Dot | None
-    stacks: tuple[int | Value, ...]
-    minus: bool
-    origin: Origin
-
-    def over_steps(self, elements: Sequence[Value]) -> Value:
-        x, *y = [elements[stack] if isinstance(stack, int) else stack for stack in self.stacks]
-        if self.product is None:
-            return Sum(x, (0,))
-        changes = {}
-        for side in ("x", "y"):
-            changes[f"{side}_batch"] = tuple(axis + 1 for axis in self.product.__dict__[f"{side}_batch"])
-            changes[f"{side}_contract"] = (0, *(axis + 1 for axis in self.product.__dict__[f"{side}_contract"]))
-        return replace(self.product, x=x, y=y[0], **changes)
-
-
-Sums: TypeAlias = dict[int, list[Later]]
-
-
-def terms_of(total: Value, carry: Value, uses: Uses) -> list[Term] | None:
-    """What is added to a carry in a step; None where the carry does more than add up."""
-    found: list[Term] = []
-    value = carry
-    while value is not total:
-        if not uses.only(value):
-            return None
-        (reader,) = uses.readers(value)
-        match reader:
-            case Add(x, y) if x is not y:
-                found.append(Term(y if x is value else x, False))
-            case Sub(x, y) if x is value and y is not value:
-                found.append(Term(y, True))
-            case _:
-                return None
-        value = reader
-    return found if uses.count(total) == 1 else None
-
-
-def summed_after(op: Scan, cx: Context) -> tuple[Scan, Sums]:
-    """The scan without the products that it only adds up, and where the sums are to be had; the same scan where there
-    are none."""
-    body, count = op.body, len(op.carry)
-    n = int(op.counted) + len(op.consts)
-    uses = Uses(body)
-    sums: dict[int, list[Term]] = {}
-    for i, total in enumerate(body.results[:count]):
-        if total is not body.params[n + i] and total.dtype.kind in ("int", "uint", "float", "complex"):
-            terms = terms_of(total, body.params[n + i], uses)
-            if terms is not None:
-                sums[i] = terms
-    if not any(isinstance(term.value, Dot) for terms in sums.values() for term in terms):
-        return op, {}
-    consts = {id(param) for param in body.params[:n]}
-    stacks: dict[int, int | Value] = {id(x): s for x, s in zip(body.params[n + count :], op.xs, strict=True)}
-    for i, result in enumerate(body.results[count:], count):
-        stacks.setdefault(id(result), i)
-    fresh: list[Value] = []
-    taken: Sums = {}
-    gone: set[int] = set()
-    for i, terms in sums.items():
-        for term in terms:
-            match term.value:
-                case Dot(x, y) as product_ if not {id(x), id(y)} & consts and uses.only(product_):
-                    more = [v for v in dict.fromkeys((x, y)) if id(v) not in stacks]
-                    # What is stacked is written and read once, as the carry would have been.
-                    less = known_le(sum(v.tensor.bytes for v in more), product_.tensor.bytes)
-                    if not less or not fits([*fresh, *more], op.length):
-                        continue
-                    for value in more:
-                        stacks[id(value)] = len(body.results) + len(fresh)
-                        fresh.append(value)
-                    later = Later(product_, (stacks[id(x)], stacks[id(y)]), term.minus, product_.origin)
-                    taken.setdefault(i, []).append(later)
-                    gone.add(id(term))
-                    cx.remark(product_, "summed over all steps at once, after the loop")
-    # What else is added is summed beside them where it is stacked anyway.
-    for i, terms in sums.items():
-        for term in terms:
-            if id(term.value) in stacks and id(term) not in gone:
-                later = Later(None, (stacks[id(term.value)],), term.minus, term.value.origin)
-                taken.setdefault(i, []).append(later)
-                gone.add(id(term))
-    if not taken:
-        return op, {}
-    results = list(body.results)
-    for i in taken:
-        left: Value = body.params[n + i]
-        for term in sums[i]:
-            if id(term) not in gone:
-                left = Sub(left, term.value) if term.minus else Add(left, term.value)
-        results[i] = left
-    inner = Graph(body.name, body.params, (*results, *fresh), body.dims)
-    return Scan(op.consts, op.carry, op.xs, inner, op.length, op.reverse, op.counted), taken

@@ -14,10 +14,12 @@ from .fuse import fuse
 from .identities import identities
 from .loop_motion import loop_motion
 from .manager import Pass, Pipeline
+from .vectorize import vectorize
 
-PASSES: dict[str, Pass] = {each.name: each for each in (expand, cleanup, identities, constants, loop_motion, fuse)}
+ALL = (expand, cleanup, vectorize, identities, constants, loop_motion, fuse)
+PASSES: dict[str, Pass] = {each.name: each for each in ALL}
 
-DEFAULT = Pipeline("default", (expand, cleanup, identities, constants, cleanup, loop_motion, fuse))
+DEFAULT = Pipeline("default", (expand, cleanup, vectorize, identities, constants, cleanup, loop_motion, fuse))
 
 
 def find(name: str) -> Pass:

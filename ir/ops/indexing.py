@@ -432,7 +432,7 @@ def _size(dim: Dim) -> Value:
     return Full(dim, given) if type(dim) is int else DimSize(dim)
 
 
-def _block_positions(
+def block_positions(
     shape: Shape, sizes: Shape, starts: tuple[Value, ...], batched: tuple[bool, ...]
 ) -> tuple[tuple[int, ...], tuple[Value, ...]]:
     """Per member of a batch: the axes along which the block is a part, and an index array for each, over the block."""
@@ -486,7 +486,7 @@ class DynamicSlice(Indexing):
         if not any(batched[1:]):
             return DynamicSlice(x, (Full(0, TensorType((), i64)), *starts), (x.shape[0], *self.sizes))
         shape = x.shape[1:] if batched[0] else x.shape
-        axes, indices = _block_positions(shape, self.sizes, tuple(starts), batched[1:])
+        axes, indices = block_positions(shape, self.sizes, tuple(starts), batched[1:])
         if not axes:
             return _same_batch(operands, batched)[0]
         # The members of a batch that read one x may overlap; within a member every position is another one.
@@ -536,7 +536,7 @@ class DynamicUpdate(Indexing):
         x, update = (v if here else stacked(v, count) for v, here in zip(operands[:2], batched, strict=False))
         if not any(batched[2:]):
             return DynamicUpdate(x, update, (Full(0, TensorType((), i64)), *starts))
-        axes, indices = _block_positions(self.x.shape, self.update.shape, starts, batched[2:])
+        axes, indices = block_positions(self.x.shape, self.update.shape, starts, batched[2:])
         if not axes:
             return update
         rest = (axis for axis in range(self.x.rank) if axis not in axes)

@@ -83,7 +83,7 @@ def test_every_option_can_be_spelt() -> None:
     for each in PASSES.values():
         for field in fields(each.options) if each.options is not None else ():
             assert type(field.default) in (bool, int)
-            changed = each.with_options(**{field.name: not field.default if field.default is True else 3})
+            changed = each.with_options(**{field.name: not field.default if type(field.default) is bool else 3})
             assert spelled(changed.spelling) == (changed,)
 
 
@@ -171,6 +171,7 @@ def test_a_run_can_stop_early() -> None:
     assert [step.name for step in DEFAULT.run(GRAPH, context(), until="identities")] == [
         "expand",
         "cleanup",
+        "vectorize",
         "identities",
     ]
 
