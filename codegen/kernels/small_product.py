@@ -1,10 +1,11 @@
 """Products so small that the latency of multiply-adds is what they cost: a step of a loop, a matrix of a few rows.
 
-A result of few vectors has few sums, and a sum that is one chain of multiply-adds waits for each of them. So each sum
-is several chains here, over every second, fourth or eighth element of the contracted axis, added at the end: how many
-is decided by the shape alone, so that all targets round alike. Everything is read before the first result is stored
-where all sums fit into the registers at once; then a result may overwrite an operand, as the carry of a loop does.
-Taken are known sizes whose right operand lies along the lanes; the rest is `gemm`'s.
+The sums of a matrix times a vector are few, and a sum that is one chain of multiply-adds waits for each of them. So
+each of its sums is several chains here, over every second, fourth or eighth element of the contracted axis, added at
+the end: how many is decided by the shape alone, so that all targets round alike. A product with rows sums in the order
+of k as `gemm` does, so that a row's result does not depend on how many there are. Everything is read before the first
+result is stored where all sums fit into the registers at once; then a result may overwrite an operand, as the carry of
+a loop does. Taken are known sizes whose right operand lies along the lanes; the rest is `gemm`'s.
 """
 
 from __future__ import annotations
@@ -79,8 +80,10 @@ class _Small:
         self.lanes = whole if n > whole else max(1 << (n - 1).bit_length(), 2)
         self.vectors = -(-n // self.lanes)
         self.columns = n
+        axes = matrices.problem.structure.axes
+        vector = sum(axis.kind == "parallel" for axis in axes) == len(matrices.column.names)
         self.chains = 1
-        while self.chains * 2 * m * self.vectors <= VECTORS and self.chains * 2 <= k // 2:
+        while vector and self.chains * 2 * m * self.vectors <= VECTORS and self.chains * 2 <= k // 2:
             self.chains *= 2
 
     def block(self) -> tuple[Stmt, ...]:

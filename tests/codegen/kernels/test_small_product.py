@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from kernel_cases import bind, check, graph_of, results_of, run_loops, tensor
 
+import treadle as td
 from treadle.codegen import isa
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.kernels import choose, small_product
@@ -84,6 +85,17 @@ def test_an_operand_read_elsewhere_is_kept() -> None:
     with pytest.raises(Unsupported) as error:
         choose.kernel(KernelDef("kernel", graph, ((0, 0),)), TARGET)
     assert error.value.code == "TD0433"
+
+
+# A row's result does not depend on how many rows there are, known beforehand or not.
+def test_rows_are_alike() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.standard_normal((64, 40)).astype("f4"), rng.standard_normal((40, 16)).astype("f4")
+    f = td.jit(lambda x, w: x @ w)
+    whole, open_ = f(x, w), f.compile(td.ShapeDtype(("n", 40), "float32"), w)
+    for rows in (1, 2, 5):
+        np.testing.assert_array_equal(f(x[:rows], w), whole[:rows])
+        np.testing.assert_array_equal(open_(x[:rows], w), whole[:rows])
 
 
 # Every target with a fused multiply-add sums in the same order: the same bits.
