@@ -24,6 +24,14 @@ from .tracer import Tracer, unwrap, wrap
 
 WEAK: dict[str, type] = {"int": int, "float": float, "complex": complex}
 
+# Asked of every operand of every operation: `isinstance(x, A | B)` would make the union anew each time.
+_ARRAYS = (np.ndarray, np.generic)
+_WHOLE = (int, SymbolicDim)
+_OWN_TYPE = (SymbolicDim, np.generic)
+_PYTHONS = (int, float, complex)
+_NUMBERS = (*_PYTHONS, np.generic)
+_TYPED = (np.generic, bool)
+
 
 def is_traced(x: Any) -> bool:
     """Whether `x` is a traced array or a symbolic size."""
@@ -46,7 +54,7 @@ def any_traced(x: Any) -> bool:
 
 def is_number(x: Any) -> bool:
     """Whether `x` is a Python number, which is weak in promotion."""
-    return isinstance(x, int | float | complex) and not isinstance(x, np.generic)
+    return isinstance(x, _PYTHONS) and not isinstance(x, np.generic)
 
 
 def concrete(x: Any) -> Array:
@@ -104,11 +112,13 @@ def described(x: Any) -> Described:
     """What promotion sees of an operand."""
     if type(x) is Tracer:
         return WEAK[x.weak] if x.weak is not None else unwrap(x).dtype
-    if isinstance(x, np.generic | np.ndarray):
+    if type(x) is float:
+        return float
+    if isinstance(x, _ARRAYS):
         return of(x.dtype)
     if isinstance(x, bool):
         return bool_
-    if isinstance(x, int | SymbolicDim):
+    if isinstance(x, _WHOLE):
         return int
     if isinstance(x, float):
         return float
@@ -119,22 +129,27 @@ def described(x: Any) -> Described:
 
 def operands(*xs: Any) -> list[Any]:
     """The operands with what has no dtype of its own (lists, foreign arrays) lifted, numbers left as they are."""
-    return [x if type(x) is Tracer or is_number(x) or isinstance(x, SymbolicDim | np.generic) else lift(x) for x in xs]
+    return [x if type(x) is Tracer or is_number(x) or isinstance(x, _OWN_TYPE) else lift(x) for x in xs]
 
 
 def shape_of(x: Any) -> Shape:
-    return x.shape if type(x) is Tracer or isinstance(x, np.ndarray | np.generic) else ()
+    return x.value.shape if type(x) is Tracer else x.shape if isinstance(x, _ARRAYS) else ()
 
 
 def typed(x: Any, dtype: DType, shape: Shape | None = None) -> Value:
     """An operand as a value of that dtype, stretched to `shape` if given. Python numbers are rounded once, to
     `dtype`."""
-    if type(x) is not Tracer and isinstance(x, np.generic | bool | int | float | complex):
-        narrowed = isinstance(x, complex) and dtype.kind != "complex"
-        number = np.asarray(x).astype(dtype.numpy).item() if narrowed or isinstance(x, np.generic | bool) else x
+    if type(x) is Tracer:
+        value = unwrap(x)
+    elif type(x) is float or isinstance(x, _NUMBERS):
+        rounded = isinstance(x, _TYPED) or (isinstance(x, complex) and dtype.kind != "complex")
+        number = np.asarray(x).astype(dtype.numpy).item() if rounded else x
         return Full(number, TensorType(() if shape is None else shape, dtype))
-    value = convert(unwrap(lift(x)), dtype)
-    return value if shape is None else broadcast(value, shape)
+    else:
+        value = unwrap(lift(x))
+    if value.dtype is not dtype:
+        value = convert(value, dtype)
+    return value if shape is None or value.shape == shape else broadcast(value, shape)
 
 
 def together(*xs: Any) -> list[Value]:

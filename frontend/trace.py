@@ -25,6 +25,7 @@ from ..ir.value import Array, Constant, DimSize, Full, Get, Parameter, Value
 from .userline import is_internal, location_of, raised_by_user, user_frame, user_location
 
 Weak = Literal["int", "float", "complex"]
+_FREE = (Full, Constant, DimSize)  # what belongs to no trace
 
 
 @dataclass(frozen=True)
@@ -205,7 +206,7 @@ def closed(
     Inner is what depends on a parameter of this trace, or was made since it began; what only outer values decide is
     taken from outside. Constants belong to nobody.
     """
-    order = topological((), results, free=True)
+    order = topological(params, results, free=True)
     inner = {id(p) for p in params}
     outside = _outer_parameters(trace.parent)
     outer: dict[int, Value] = {}
@@ -218,16 +219,18 @@ def closed(
             outer[id(value)] = value
             continue
         operands = value.operands
-        free = isinstance(value, Full | Constant | DimSize)
-        depends = any(id(operand) in inner and not _free(operand) for operand in operands)
         part_of_outer = isinstance(value, Get) and id(value.x) in outer
         mine = trace.parent is None or value.sequence > trace.start
-        if free or depends or (mine and not part_of_outer):
+        if (
+            (mine and not part_of_outer)
+            or isinstance(value, _FREE)
+            or any(id(operand) in inner and not isinstance(operand, _FREE) for operand in operands)
+        ):
             inner.add(id(value))
         else:
             outer[id(value)] = value
     if not outer:
-        return Graph(name, tuple(params), tuple(results), dims), ()
+        return Graph.in_order(name, tuple(params), tuple(results), dims, order), ()
     wanted: dict[int, Value] = {}
     for value in order:
         if id(value) in inner:
@@ -254,10 +257,6 @@ def closed(
                 memo[id(value)] = value
     graph = Graph(name, (*extra, *params), tuple(memo[id(result)] for result in results), dims)
     return graph, captures
-
-
-def _free(value: Value) -> bool:
-    return isinstance(value, Full | Constant | DimSize)
 
 
 def _outer_parameters(trace: Trace | None) -> set[int]:

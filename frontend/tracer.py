@@ -21,7 +21,6 @@ from ..ir.graph import Graph
 from ..ir.location import Location, Origin, at
 from ..ir.types import Shape, TensorType
 from ..ir.value import Parameter, Value
-from ..passes.autodiff_custom import without_rules
 from . import edits, randomness, tree
 from .trace import Captured, LeafSpec, Trace, Weak, closed, current, here, leaked, operation
 from .tree import TreeDef
@@ -694,7 +693,9 @@ def _trace(
                     raise _not_an_array(leaf, path, name, begin) from None
             values = [unwrap(result) for result in results]
             graph, outer = closed(name, trace.params, values, trace, dims)
-        if trace.parent is None:
+        if trace.parent is None and any(value.has_bodies for value in graph.ops):
+            from ..passes.autodiff_custom import without_rules
+
             graph = without_rules(graph)
         captured = tuple(trace.session.captured)
     return Traced(graph, out_tree, tuple(result.weak for result in results), captured, outer)

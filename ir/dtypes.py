@@ -7,30 +7,45 @@ scalars are the tracer's affair; `weak_result` says what they become.
 
 from __future__ import annotations
 
-from difflib import get_close_matches
-from typing import Any, Literal
+import sys
+from typing import Any, Final, Literal, NoReturn
 
-import ml_dtypes
 import numpy as np
 
-from .classes import dataclass
 from .errors import Unsupported
 
 Kind = Literal["bool", "int", "uint", "float", "float8", "complex"]
 
 
-@dataclass(frozen=True, eq=False, slots=True)
 class DType:
     """One element type. There is exactly one object per type, so identity is equality."""
+
+    __slots__ = ("bits", "kind", "name", "numpy")
 
     name: str
     numpy: np.dtype[Any]
     kind: Kind
     bits: int
 
+    def __init__(self, name: str, numpy: type[np.generic] | None, kind: Kind, bits: int) -> None:
+        values = {"name": name, "kind": kind, "bits": bits} | ({} if numpy is None else {"numpy": np.dtype(numpy)})
+        for slot, value in values.items():
+            object.__setattr__(self, slot, value)
+
+    def __getattr__(self, attribute: str) -> Any:
+        # Comes here only for what is not set: the NumPy twin of a type of ml_dtypes, whose import costs 4 ms.
+        if attribute != "numpy":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {attribute!r}")
+        twin = _twin(self)
+        object.__setattr__(self, "numpy", twin)
+        return twin
+
+    def __setattr__(self, attribute: str, value: object) -> NoReturn:
+        raise AttributeError(f"{self.name} is immutable")
+
     @property
     def bytes(self) -> int:
-        return self.numpy.itemsize
+        return (self.bits + 7) // 8
 
     @property
     def is_float(self) -> bool:
@@ -57,26 +72,26 @@ class DType:
         return DTYPES.index(self) < DTYPES.index(other)
 
 
-bool_ = DType("bool", np.dtype(np.bool_), "bool", 8)
-i8 = DType("i8", np.dtype(np.int8), "int", 8)
-i16 = DType("i16", np.dtype(np.int16), "int", 16)
-i32 = DType("i32", np.dtype(np.int32), "int", 32)
-i64 = DType("i64", np.dtype(np.int64), "int", 64)
-u8 = DType("u8", np.dtype(np.uint8), "uint", 8)
-u16 = DType("u16", np.dtype(np.uint16), "uint", 16)
-u32 = DType("u32", np.dtype(np.uint32), "uint", 32)
-u64 = DType("u64", np.dtype(np.uint64), "uint", 64)
-f16 = DType("f16", np.dtype(np.float16), "float", 16)
-bf16 = DType("bf16", np.dtype(ml_dtypes.bfloat16), "float", 16)
-f32 = DType("f32", np.dtype(np.float32), "float", 32)
-f64 = DType("f64", np.dtype(np.float64), "float", 64)
-c64 = DType("c64", np.dtype(np.complex64), "complex", 64)
-c128 = DType("c128", np.dtype(np.complex128), "complex", 128)
-f8e4m3fn = DType("f8e4m3fn", np.dtype(ml_dtypes.float8_e4m3fn), "float8", 8)
-f8e5m2 = DType("f8e5m2", np.dtype(ml_dtypes.float8_e5m2), "float8", 8)
-f8e4m3fnuz = DType("f8e4m3fnuz", np.dtype(ml_dtypes.float8_e4m3fnuz), "float8", 8)
-f8e5m2fnuz = DType("f8e5m2fnuz", np.dtype(ml_dtypes.float8_e5m2fnuz), "float8", 8)
-f8e4m3b11fnuz = DType("f8e4m3b11fnuz", np.dtype(ml_dtypes.float8_e4m3b11fnuz), "float8", 8)
+bool_ = DType("bool", np.bool_, "bool", 8)
+i8 = DType("i8", np.int8, "int", 8)
+i16 = DType("i16", np.int16, "int", 16)
+i32 = DType("i32", np.int32, "int", 32)
+i64 = DType("i64", np.int64, "int", 64)
+u8 = DType("u8", np.uint8, "uint", 8)
+u16 = DType("u16", np.uint16, "uint", 16)
+u32 = DType("u32", np.uint32, "uint", 32)
+u64 = DType("u64", np.uint64, "uint", 64)
+f16 = DType("f16", np.float16, "float", 16)
+bf16 = DType("bf16", None, "float", 16)
+f32 = DType("f32", np.float32, "float", 32)
+f64 = DType("f64", np.float64, "float", 64)
+c64 = DType("c64", np.complex64, "complex", 64)
+c128 = DType("c128", np.complex128, "complex", 128)
+f8e4m3fn = DType("f8e4m3fn", None, "float8", 8)
+f8e5m2 = DType("f8e5m2", None, "float8", 8)
+f8e4m3fnuz = DType("f8e4m3fnuz", None, "float8", 8)
+f8e5m2fnuz = DType("f8e5m2fnuz", None, "float8", 8)
+f8e4m3b11fnuz = DType("f8e4m3b11fnuz", None, "float8", 8)
 
 DTYPES: tuple[DType, ...] = (
     bool_, i8, i16, i32, i64, u8, u16, u32, u64, f16, bf16, f32, f64, c64, c128,
@@ -93,7 +108,18 @@ NUMBERS: tuple[DType, ...] = REALS + COMPLEX
 ARITHMETIC: tuple[DType, ...] = (bool_, *NUMBERS)  # everything a kernel may compute with; fp8 is storage only
 
 _BY_NAME = {dtype.name: dtype for dtype in DTYPES}
-_BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES}
+# What ml_dtypes calls its own.
+_TWINS: Final = {
+    bf16: "bfloat16", f8e4m3fn: "float8_e4m3fn", f8e5m2: "float8_e5m2", f8e4m3fnuz: "float8_e4m3fnuz",
+    f8e5m2fnuz: "float8_e5m2fnuz", f8e4m3b11fnuz: "float8_e4m3b11fnuz",
+}  # fmt: skip
+_BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES if dtype not in _TWINS}
+
+
+def _twin(dtype: DType) -> np.dtype[Any]:
+    import ml_dtypes
+
+    return np.dtype(getattr(ml_dtypes, _TWINS[dtype]))
 
 
 def named(name: str) -> DType:
@@ -114,11 +140,13 @@ def of(numpy_dtype: object) -> DType:
         return numpy_dtype
     if isinstance(numpy_dtype, str) and numpy_dtype in _BY_NAME:
         return _BY_NAME[numpy_dtype]
-    if isinstance(numpy_dtype, str) and hasattr(ml_dtypes, numpy_dtype):
-        numpy_dtype = getattr(ml_dtypes, numpy_dtype)
+    if isinstance(numpy_dtype, str) and numpy_dtype in _TWINS.values():
+        return next(dtype for dtype, name in _TWINS.items() if name == numpy_dtype)
     try:
         given = np.dtype(numpy_dtype)  # type: ignore[call-overload]
     except TypeError:
+        from difflib import get_close_matches
+
         near = (
             get_close_matches(numpy_dtype, [*_BY_NAME, *map(str, _BY_NUMPY)], 1) if isinstance(numpy_dtype, str) else ()
         )
@@ -126,6 +154,8 @@ def of(numpy_dtype: object) -> DType:
             f"{numpy_dtype!r} is no dtype", code="TD0101", edit=f"did you mean {near[0]}?" if near else None
         ) from None
     found = _BY_NUMPY.get(given) or _BY_NUMPY.get(given.newbyteorder("="))
+    if found is None and "ml_dtypes" in sys.modules:
+        found = {dtype.numpy: dtype for dtype in _TWINS}.get(given)
     if found is None:
         raise Unsupported(
             f"dtype {given} is not supported",

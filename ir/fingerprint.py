@@ -32,9 +32,13 @@ def same(a: Graph, b: Graph) -> bool:
 
 def _feed(content: Any, graph: Graph) -> None:
     numbers: dict[int, int] = {}
+    types: dict[int, str] = {}  # the texts of the types by their addresses: the values keep them alive
     for value in graph.order:
         numbers[id(value)] = len(numbers)
-        content.update(_line(value, numbers).encode())
+        kind = types.get(id(value.type))
+        if kind is None:
+            kind = types[id(value.type)] = str(value.type)
+        content.update(_line(value, numbers, kind).encode())
         for body in value.bodies:
             content.update(b"{")
             _feed(content, body)
@@ -43,14 +47,14 @@ def _feed(content: Any, graph: Graph) -> None:
     content.update(f"where {graph.dims}".encode())
 
 
-def _line(value: Value, numbers: dict[int, int]) -> str:
+def _line(value: Value, numbers: dict[int, int], kind: str) -> str:
     if isinstance(value, Parameter):
         return f"parameter {value.given};"
     if isinstance(value, Constant):
         return f"constant {digest(value)};"
     operands = _numbered(value, numbers)
     attributes = ",".join(f"{name}={_exact(content)}" for name, content in value.attributes())
-    return f"{value.name} {operands} {attributes}:{value.type};"
+    return f"{value.name} {operands} {attributes}:{kind};"
 
 
 def _numbered(value: Value, numbers: dict[int, int]) -> Sequence[object]:

@@ -57,6 +57,19 @@ class Graph:
         """What is computed: the order without the parameters."""
         return self.order[len(self.params) :]
 
+    @staticmethod
+    def in_order(
+        name: str,
+        params: tuple[Parameter, ...],
+        results: tuple[Value, ...],
+        dims: tuple[DimName, ...],
+        order: tuple[Value, ...],
+    ) -> Graph:
+        """A graph whose order is known already."""
+        graph = Graph(name, params, results, dims)
+        graph.__dict__["order"] = order
+        return graph
+
     def with_results(self, results: Sequence[Value]) -> Graph:
         return Graph(self.name, self.params, tuple(results), self.dims)
 
@@ -75,18 +88,18 @@ def topological(
     done = set(map(id, order))
     done.update(known)
     for root in results:
-        stack: list[tuple[Value, int]] = [(root, 0)]
+        if id(root) in done:
+            continue
+        # Of each value on the way down, the operands that are still to be visited.
+        stack = [(root, iter(root.operands))]
         while stack:
-            value, position = stack.pop()
-            if position == 0 and id(value) in done:
-                continue
-            operands = value.operands
-            while position < len(operands) and id(operands[position]) in done:
-                position += 1
-            if position < len(operands):
-                stack.append((value, position + 1))
-                stack.append((operands[position], 0))
-            elif id(value) not in done:
+            value, operands = stack[-1]
+            for operand in operands:
+                if id(operand) not in done:
+                    stack.append((operand, iter(operand.operands)))
+                    break
+            else:
+                stack.pop()
                 if isinstance(value, Parameter) and not free:
                     raise CheckFailed(
                         f"parameter {value.label} is used but does not belong to this graph",

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, dataclass_transform
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .classes import dataclass
 from .dims import Dim
@@ -26,7 +25,7 @@ from .types import Shape, TensorType, TupleType, Type
 if TYPE_CHECKING:
     from .graph import Graph
 
-Array = NDArray[Any]
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 FieldKind = Literal["operand", "operands", "body", "bodies", "attribute"]
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 _E = TypeVar("_E", bound=TreadleError)
@@ -466,9 +465,10 @@ class Elementwise(Value):
         first, *rest = self.operands
         self.check_operands()
         for other in rest:
-            if other.shape != first.shape:
+            if other.type is not first.type and other.shape != first.shape:
                 raise self.refuse(f"shapes differ: {first.type} and {other.type}", code="TD0116", error=ShapeMismatch)
-        return TensorType(first.shape, self.result_dtype())
+        dtype = self.result_dtype()
+        return first.type if dtype is first.dtype else TensorType(first.shape, dtype)
 
     def scalar(self, *x: Expr) -> Expr:
         """The loop body on scalars."""

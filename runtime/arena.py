@@ -18,12 +18,13 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import cgroup
 from .pages import MADV_HUGEPAGE, advise, mapped, unmap
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     CharArray = ctypes.Array[ctypes.c_char]
 
 # Below this malloc reuses memory without page faults; here a plain array is the faster one.

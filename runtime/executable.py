@@ -16,14 +16,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from . import arena, interrupt
 from .errors import FAILURES, ArgumentTooLarge, ArgumentTypeError, ArgumentValueError, NativeRuntimeError, RuntimeFault
 from .scratch import Scratch
 from .signature import Failure, Signature, Tensor, describe
 
-Array = NDArray[Any]
+Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 STOPPED = -1
 

@@ -106,9 +106,13 @@ def _compute(ufunc: np.ufunc, *inputs: Any, **kwargs: Any) -> Any:
     return elementwise(ufunc, *inputs, **kwargs)
 
 
+_CONTAINERS = (np.ndarray, np.generic, list, tuple)
+
+
 def _is_operand(x: Any) -> bool:
     return (
-        isinstance(x, Tracer | np.ndarray | np.generic | list | tuple)
+        type(x) is Tracer
+        or isinstance(x, _CONTAINERS)
         or is_number(x)
         or type(x).__name__ == "SymbolicDim"
         or hasattr(x, "__array__")

@@ -52,6 +52,7 @@ KNOWS_LLVM = ("codegen.llvm", "codegen.host")
 # hold only inside a function or under TYPE_CHECKING.
 HONEST = {
     ("frontend.compile", "codegen"): "the driver delays it: a call answered by the cache generates no code",
+    ("frontend.tracer", "passes.autodiff_custom"): "a trace without control flow opens no rules: no pass is loaded",
     ("ir.graph", "ir.text"): "str(graph) is its text, and Python asks the object for it",
     ("ir.program", "ir.program_text"): "the same of str(program)",
     ("ir.value", "ir.graph"): "for types only: control ops have fields that are graphs",
