@@ -32,12 +32,11 @@ from ...ir.loops.build import (
     sub,
 )
 from ...ir.loops.nodes import Expr, Unary, Var
-from .math_exp import LONG, SHORT, reduced
+from .math_exp import LOG2E, LONG, SHORT, reduced
 from .math_log import LOG_F32, joined, log_of, split
 from .math_writing import (
     Lets,
     at_most,
-    fast_two_sum,
     horner,
     looked_up,
     low_bits,
@@ -307,20 +306,21 @@ def erf_f32(x: Expr, b: Lets) -> Expr:
 
 def tail_f32(b: Lets, size: Var, rows: Sequence[Sequence[float]], halved: bool) -> Expr:
     """e**-a**2 (or e**-a**2/2) times the function of the rows, for 0 <= a < 15. Both factors are kept in two floats,
-    1 + u and value + rest, so that hardly more than the last rounding shows."""
-    square, lost = two_product(b, size, size)
-    scale = -0.5 if halved else -1.0
-    h = b.let("h", mul(square, scale))
-    n, r = reduced(b, h)
-    r = b.let("r", fma(lost, scale, r))
+    1 + u and value + rest, so that hardly more than the last rounding shows. The square is rounded only to find n: from
+    n ln 2, whose first part is exact, it is taken unrounded."""
+    minus = b.let("minus", mul(size, -0.5 if halved else -1.0))
+    n, _ = nearest(b, mul(size, minus), LOG2E)
+    r = b.let("r", fma(n, -SHORT.ln2_low, fma(size, minus, mul(n, -SHORT.ln2_high))))
     u = b.let("u", fma(horner(r, SHORT.exp[2:]), mul(r, r), r))
-    # The bits of a + 1: its exponent and two more number the piece, in the middle of which the next one is set.
+    # The bits of a + 1: its exponent and two more number the piece, in the middle of which the next one is set. The
+    # exponent of 1 ends in 11: the last quarter of the tables comes first.
     held = b.let("bits", bits(add(size, 1.0), i32))
-    piece = b.let("j", and_(sub(shr(held, 21), 127 << 2), 15))
+    piece = b.let("j", and_(shr(held, 21), 15))
+    rows = [(*row[4:], *row[:4]) for row in rows]
     middle = bits(or_(and_(held, -(1 << 21)), 1 << 20), f32)
     t = b.let("t", sub(size, sub(middle, 1.0)))
-    value, left = fast_two_sum(b, *in_two(b, "tail", rows, piece, t))
-    return shifted(add(value, fma(u, value, left)), n)
+    value, rest = in_two(b, "tail", rows, piece, t)
+    return shifted(add(value, fma(u, add(value, rest), rest)), n)
 
 
 def erfc_f32(x: Expr, b: Lets) -> Expr:

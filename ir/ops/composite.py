@@ -311,7 +311,7 @@ class Gelu(Activation):
 
     def decompose(self) -> Value:
         x = wide(self.x)
-        bounded = Maximum(x, lift(-GELU_BOUND, x))
+        bounded = Select(x < -GELU_BOUND, lift(-GELU_BOUND, x), x)
         if self.approximate:
             # Cubed beyond the bounds it may overflow, to the infinity whose logistic is the limit.
             return converted(bounded * Logistic(_twice_tanh_argument(x)), self.dtype)
