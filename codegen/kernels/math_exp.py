@@ -99,6 +99,13 @@ def exp(x: Expr, b: Lets) -> Expr:
     return shifted(horner(r, constants_of(x).exp), n)
 
 
+def decaying(size: Expr, b: Lets) -> Var:
+    """e**-size for size >= 0, where nothing overflows."""
+    c = constants_of(size)
+    n, r = reduced(b, b.let("x", at_least(c.low, negated(size))))
+    return b.let("e", shifted(horner(r, c.exp), n))
+
+
 def exp2(x: Expr, b: Lets) -> Expr:
     least, most = (-151.0, 129.0) if x.dtype is f32 else (-1076.0, 1025.0)
     x = b.let("x", at_least(least, at_most(most, x)))
@@ -127,7 +134,7 @@ def expm1(x: Expr, b: Lets) -> Expr:
 def logistic(x: Expr, b: Lets) -> Expr:
     """1 / (1 + e**-x), from e**-|x| so that nothing overflows and the left tail keeps its digits."""
     x = b.let("x", x)
-    small = b.let("e", exp(b.let("a", negated(Unary("abs", x))), b))
+    small = decaying(Unary("abs", x), b)
     top = select(lt(x, 0.0), small, 1.0)
     return div(top, add(small, 1.0))
 
@@ -165,14 +172,14 @@ def cosh(x: Expr, b: Lets) -> Expr:
 def softplus_f64(x: Expr, b: Lets) -> Expr:
     """log(1 + e**x) = max(x, 0) + log(1 + e**-|x|)."""
     x = b.let("x", x)
-    small = b.let("e", exp(b.let("a", negated(Unary("abs", x))), b))
+    small = decaying(Unary("abs", x), b)
     return add(at_least(0.0, x), log1p_f64(small, b))
 
 
 def logaddexp_f64(x: Expr, y: Expr, b: Lets) -> Expr:
     """log(e**x + e**y). Equal operands, infinite ones too, go their own way: their difference may be NaN."""
     x, y = b.let("x", x), b.let("y", y)
-    small = b.let("e", exp(b.let("a", negated(Unary("abs", sub(x, y)))), b))
+    small = decaying(Unary("abs", sub(x, y)), b)
     return select(eq(x, y), add(x, math.log(2.0)), add(maximum(x, y), log1p_f64(small, b)))
 
 
