@@ -19,6 +19,9 @@ from ..ir.target import Target
 
 Block: TypeAlias = tuple[Stmt, ...]
 VECTOR_BYTES: Final = 64
+# Rounds below which a loop of known length is not unrolled: it gains a few nanoseconds by it, and every copy of its
+# body costs LLVM some hundred microseconds.
+FEW_ROUNDS: Final = 8
 _MATH: Final = frozenset((*MATH, *MATH_BINARY))
 
 
@@ -111,6 +114,8 @@ def strips(loop: For, lanes: int, unroll: int, names: Names) -> Block:
         if count <= unroll * lanes:
             ends = range(start, stop, lanes)
             return tuple([For(var, b, min(b + lanes, stop), 1, "vector", body, lanes) for b in ends])
+        if count < FEW_ROUNDS * unroll * lanes:
+            unroll = 1
     step = lanes * unroll
     main = start + count // step * step
     block: list[Stmt] = []

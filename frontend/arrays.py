@@ -143,7 +143,7 @@ def typed(x: Any, dtype: DType, shape: Shape | None = None) -> Value:
         value = unwrap(x)
     elif type(x) is float or isinstance(x, _NUMBERS):
         rounded = isinstance(x, _TYPED) or (isinstance(x, complex) and dtype.kind != "complex")
-        number = np.asarray(x).astype(dtype.numpy).item() if rounded else x
+        number: Any = np.asarray(x).astype(dtype.numpy).item() if rounded else x
         return Full(number, TensorType(() if shape is None else shape, dtype))
     else:
         value = unwrap(lift(x))

@@ -119,7 +119,8 @@ _BY_NUMPY = {dtype.numpy: dtype for dtype in DTYPES if dtype not in _TWINS}
 def _twin(dtype: DType) -> np.dtype[Any]:
     import ml_dtypes
 
-    return np.dtype(getattr(ml_dtypes, _TWINS[dtype]))
+    twin: np.dtype[Any] = np.dtype(getattr(ml_dtypes, _TWINS[dtype]))
+    return twin
 
 
 def named(name: str) -> DType:

@@ -141,7 +141,7 @@ def _as_float_text(text: str) -> str:
 # --------------------------------------------------------------------------------------------
 
 
-UNTYPED = DType("untyped", np.dtype(np.void), "float", 0)  # of a literal whose surroundings are not read yet
+UNTYPED = DType("untyped", np.void, "float", 0)  # of a literal whose surroundings are not read yet
 
 
 def says_type(expr: Expr, written: bool) -> DType | None:
