@@ -175,6 +175,19 @@ DRAWS: dict[str, Callable[[Any], Any]] = {
     "permutation": lambda k: td.random.permutation(k, 7),
     "choice": lambda k: td.random.choice(k, 9, (3,), replace=False),
     "split": lambda k: td.random.split(k, 3),
+    "fold in": lambda k: td.random.fold_in(k, 7),
+    "bytes": lambda k: td.random.bits(k, (3, 5), "uint8"),
+    "uniform, double": lambda k: td.random.uniform(k, (3,), "float64", -2.0, 5.0),
+    "normal, half": lambda k: td.random.normal(k, (2, 3), "float16"),
+    "truncated normal, a tail": lambda k: td.random.truncated_normal(k, 3.0, 4.0, (5,)),
+    "bernoulli of each": lambda k: td.random.bernoulli(k, np.linspace(0, 1, 6)),
+    "exponential": lambda k: td.random.exponential(k, (5,)),
+    "integers": lambda k: td.random.randint(k, (4, 2), -3, 1000),
+    "permutation of rows": lambda k: td.random.permutation(k, np.arange(12).reshape(6, 2)),
+    "choice again": lambda k: td.random.choice(k, 9, (2, 3)),
+    "choice by chances": lambda k: td.random.choice(k, 4, (6,), p=np.array([0.1, 0.2, 0.3, 0.4])),
+    "choice of rows": lambda k: td.random.choice(k, np.arange(12).reshape(6, 2), (3,)),
+    "choice once by chances": lambda k: td.random.choice(k, 4, (3,), replace=False, p=np.array([0.1, 0.2, 0.3, 0.4])),
 }
 
 
