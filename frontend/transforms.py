@@ -489,7 +489,8 @@ def checkpoint(
     which as little computing again as possible is made to fit. Numbers and other arguments that are no arrays steer
     the trace, so `static_argnums` has nothing to add, and no copy is merged with what it repeats unless both would
     stand together, so neither has `prevent_cse`. `.frontier(*args)` says what is chosen for these arguments, and prints
-    as a table of the ways to choose that were weighed. Errors: TD0345 for another policy.
+    as a table of the ways to choose that were weighed, with the bytes that are kept and those that the way back has at
+    once. Errors: TD0345 for another policy.
     """
     spelt = "nothing" if policy is None else str(policy)
     rematerialize.budget_of(spelt)

@@ -8,14 +8,17 @@ computes as little again as fits into it. Random numbers come from keys, so they
 
 The cut by bytes and work is a minimal one in a network with two nodes for each value, the way in (it is computed again)
 and the way out (it is at hand), for a price of a byte in work. Prices between two known cuts give the lower convex hull
-of all (bytes, work): the frontier. What the hull leaves of a budget is filled by the best bargains.
+of all (bytes, work): the frontier. What the hull leaves of a budget is filled by the best bargains, and of equal ones by
+those that part what is computed again: the way back goes from one kept value to the one before it, and what lies
+between is there at once. That and what is still kept is the peak that a choice predicts.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Any
 
 from ..ir.dims import SymbolicDim, evaluate, names
@@ -51,20 +54,24 @@ def budget_of(policy: str) -> int | None:
 
 @dataclass(frozen=True)
 class Choice:
-    """The values that are kept, their bytes, and the work of computing the others again, in flops. `frontier` are the
-    (bytes, work) of the cuts that were weighed."""
+    """The values that are kept, their bytes, the work of computing the others again, in flops, and the most bytes of
+    both that the way back has at once. `frontier` are (bytes, work, peak) of the cuts that were weighed."""
 
     kept: tuple[Value, ...]
     bytes: int
     work: int
-    frontier: tuple[tuple[int, int], ...] = ()
+    peak: int
+    frontier: tuple[tuple[int, int, int], ...] = ()
+
+    @property
+    def point(self) -> tuple[int, int, int]:
+        return self.bytes, self.work, self.peak
 
     def __str__(self) -> str:
-        lines = [f"{'kept bytes':>14} {'flops again':>14}"]
-        chosen = (self.bytes, self.work)
+        lines = [f"{'kept bytes':>14} {'bytes at once':>14} {'flops again':>14}"]
         lines += [
-            f"{point[0]:>14,} {point[1]:>14,}{'  <- chosen' if point == chosen else ''}"
-            for point in sorted({*self.frontier, chosen})
+            f"{size:>14,} {peak:>14,} {work:>14,}{'  <- chosen' if (size, work, peak) == self.point else ''}"
+            for size, work, peak in sorted({*self.frontier, self.point})
         ]
         return "\n".join(lines)
 
@@ -156,6 +163,7 @@ class _Network:
     def __init__(self, known: Sequence[Value], needed: Sequence[Value], spare_dear: bool) -> None:
         self.values = [value for value in known if not isinstance(value, _FREE)]
         self.needed = [id(value) for value in needed]
+        self.place = {id(value): number for number, value in enumerate(self.values)}
         self.bytes = {id(v): _bytes_of(v.type) if isinstance(v.type, TensorType) else 0 for v in self.values}
         self.work = {id(v): work(v) for v in self.values}
         # How often a `while` runs is not known, so nothing can be said about its work: it is not run again.
@@ -175,7 +183,8 @@ class _Network:
         wanted = {*self.needed, *(id(operand) for v in self.values if id(v) in again for operand in v.operands)}
         kept = tuple(value for value in self.values if id(value) in at_hand and id(value) in wanted)
         total = sum(self.bytes[id(value)] for value in kept)
-        return Choice(kept, total, sum(self.work[key] for key in self.work if key in again))
+        peak = max(self.at_once(kept, again), default=0)
+        return Choice(kept, total, sum(self.work[key] for key in self.work if key in again), peak)
 
     def again(self, kept: set[int]) -> set[int]:
         """What is computed again when these are kept."""
@@ -186,6 +195,35 @@ class _Network:
                 found.add(id(value))
                 wanted.update(map(id, value.operands))
         return found
+
+    def starts(self, again: set[int]) -> dict[int, int]:
+        """For each value that is computed again the place at which the way back, which takes them from the last to the
+        first, does so: that of the last one which is made of it."""
+        found = {key: place for key, place in self.place.items() if key in again}
+        for value in reversed(self.values):
+            if id(value) in again:
+                for operand in value.operands:
+                    if id(operand) in found:
+                        found[id(operand)] = max(found[id(operand)], found[id(value)])
+        return found
+
+    def at_once(self, kept: Sequence[Value], again: set[int]) -> list[int]:
+        """The bytes that are there when the way back has come to each place: what is kept, and what was computed again,
+        until they are read by it or by what is computed later."""
+        starts, end = self.starts(again), len(self.values) - 1
+        until = {key: self.place[key] for key in self.needed}
+        for value in self.values:
+            if id(value) in again:
+                for operand in value.operands:
+                    key, start = id(operand), starts[id(value)]
+                    if start < starts.get(key, end + 1):
+                        until[key] = min(until.get(key, start), start)
+        steps = [0] * (end + 2)
+        for key, start in [*starts.items(), *((id(value), end) for value in kept)]:
+            if key in until:
+                steps[until[key]] += self.bytes[key]
+                steps[start + 1] -= self.bytes[key]
+        return list(accumulate(steps))
 
     def cut(self, byte: int, flop: int) -> Choice:
         """The choice that costs least at these prices."""
@@ -200,7 +238,7 @@ class _Network:
             graph.add_edge("source", (number, "in"), capacity=endless if key in self.dear else self.work[key] * flop)
             keep = endless if key in self.whole else self.bytes[key] * byte
             graph.add_edge((number, "in"), (number, "out"), capacity=keep)
-        place = {id(value): number for number, value in enumerate(self.values)}
+        place = self.place
         for number, value in enumerate(self.values):
             for operand in value.operands:
                 if id(operand) in place:
@@ -215,32 +253,44 @@ class _Network:
         """The choice of least work found whose bytes fit; that of fewest bytes if none does."""
         least = self.cut(self.all_work + 1, 1)
         most = self.cut(1, self.all_bytes + 1)
-        seen = {(least.bytes, least.work), (most.bytes, most.work)}
+        seen = {least.point, most.point}
         if most.bytes <= budget:
-            return Choice(most.kept, most.bytes, most.work, tuple(sorted(seen)))
+            return replace(most, frontier=tuple(sorted(seen)))
         while least.bytes <= budget:
             middle = self.cut(least.work - most.work, most.bytes - least.bytes)
-            point = (middle.bytes, middle.work)
-            if point in seen:
+            if middle.point in seen:
                 break
-            seen.add(point)
+            seen.add(middle.point)
             if middle.bytes <= budget:
                 least = middle
             else:
                 most = middle
-        found = self._filled(least, budget)
-        return Choice(found.kept, found.bytes, found.work, tuple(sorted(seen)))
+        return replace(self._filled(least, budget), frontier=tuple(sorted(seen)))
 
     def _filled(self, choice: Choice, budget: int) -> Choice:
-        """More values kept while they fit, those first that save most work for a byte. Of equal ones the later: what is
-        computed again from the beginning is needed last, when all else that was kept is gone."""
+        """More values kept while they fit, those first that save most work for a byte."""
         again = self.again({id(value) for value in choice.kept})
         candidates = [v for v in reversed(self.values) if id(v) in again and id(v) not in self.whole]
-        prices = [-self.work[id(v)] / (self.bytes[id(v)] + 1) for v in candidates]
-        for place in sorted(range(len(candidates)), key=prices.__getitem__)[:BARGAINS]:
-            value = candidates[place]
-            if choice.bytes + self.bytes[id(value)] <= budget:
-                more = self.choice((*choice.kept, value))
-                if more.work < choice.work:
-                    choice = more
+        candidates.sort(key=self._price)
+        for _ in range(BARGAINS):
+            candidates = [v for v in candidates if choice.bytes + self.bytes[id(v)] <= budget]
+            if not candidates:
+                break
+            value = self._parting(choice, [v for v in candidates if self._price(v) == self._price(candidates[0])])
+            candidates = [v for v in candidates if v is not value]
+            more = self.choice((*choice.kept, value))
+            if more.work < choice.work:
+                choice = more
         return choice
+
+    def _price(self, value: Value) -> float:
+        return -self.work[id(value)] / (self.bytes[id(value)] + 1)
+
+    def _parting(self, choice: Choice, equal: Sequence[Value]) -> Value:
+        """Of values of one price, the latest first, the one in the middle of those computed again when most is there at
+        once; the latest if none of them is."""
+        again = self.again({id(value) for value in choice.kept})
+        starts, bytes_at = self.starts(again), self.at_once(choice.kept, again)
+        top = bytes_at.index(max(bytes_at))
+        there = [v for v in equal if self.place[id(v)] <= top <= starts.get(id(v), -1)]
+        return there[len(there) // 2] if there else equal[0]
