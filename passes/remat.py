@@ -8,8 +8,8 @@ computes as little again as fits into it. Random numbers come from keys, so they
 
 The cut by bytes and work is a minimal one in a network with two nodes for each value, the way in (it is computed again)
 and the way out (it is at hand), for a price of a byte in work. Prices between two known cuts give the lower convex hull
-of all (bytes, work): the frontier. What the hull leaves of a budget is filled by the best bargains, and of equal ones by
-those that part what is computed again: the way back goes from one kept value to the one before it, and what lies
+of all (bytes, work): the frontier. What the hull leaves of a budget is filled by the best bargains, and of equal ones
+by those that part what is computed again: the way back goes from one kept value to the one before it, and what lies
 between is there at once. That and what is still kept is the peak that a choice predicts.
 """
 
