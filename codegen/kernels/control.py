@@ -49,6 +49,7 @@ from .. import simd
 from ..lower.compose import Source
 from ..lower.structured import Place
 from .elementwise import hazard, space, stores
+from .residence import resident
 
 Block: TypeAlias = tuple[Stmt, ...]
 Make: TypeAlias = Callable[[KernelDef, Target], Kernel]
@@ -183,7 +184,7 @@ class _Writer:
                 twice += self.copy(results[value.index], Place(out.name, kind.dtype, kind.shape))
         tables = (*source.tables.values(), *self.tables.values())
         whole = (*self.allocs, *begin, *body, *twice)
-        return Kernel(source.definition.name, tuple(source.params), source.dims, whole, tables)
+        return resident(Kernel(source.definition.name, tuple(source.params), source.dims, whole, tables))
 
     # Places.
 
