@@ -357,6 +357,8 @@ class Builder:
         self._params: list[Param] = []
         self._tables: list[Table] = []
         self._blocks: list[list[Stmt]] = [[]]
+        # What the variables of the open loops range over, for `affine.simplify`.
+        self.ranges: dict[str, tuple[Dim, Dim]] = {}
 
     def param(self, name: str, dtype: DType, shape: Sequence[Dim], role: Role) -> Param:
         made = Param(self.names.fresh(name), dtype, tuple(shape), role)
@@ -418,7 +420,9 @@ class Builder:
     ) -> Iterator[SymbolicDim]:
         bound = self.names.fresh(name)
         with self._block() as body:
+            self.ranges[bound] = (start, stop)
             yield symbol(bound)
+            del self.ranges[bound]
         self.emit(For(bound, start, stop, step, kind, tuple(body), lanes))
 
     def parallel(
