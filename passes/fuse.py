@@ -6,10 +6,11 @@ the group, if none of those others has to come before the group. Cheap maps may 
 leaves (fills, sizes, iotas, small constants) always are.
 
 What may share a kernel follows from the ops' structures: maps; reductions over one space with maps before them, after
-them over what is left, and back over the same rows; one contraction with maps after it. Then neighbours that read the
-same array over the same space are joined. The code generator is asked whether it has a kernel for each group; where it
-has none, the members are grouped again more cautiously. Bodies of control flow are grouped by themselves; then the op
-is offered whole, and where the code generator makes one kernel of it, it is a group too.
+them over what is left, and back over the same rows; one contraction with maps after it, and before it those by which
+nothing but maps made its operands from what is given. Then neighbours that read the same array over the same space are
+joined. The code generator is asked whether it has a kernel for each group; where it has none, the members are grouped
+again more cautiously. Bodies of control flow are grouped by themselves; then the op is offered whole, and where the
+code generator makes one kernel of it, it is a group too.
 
 Nothing closes a cycle between groups: every group has a rank that is above those of the groups before it (the order is
 kept up to date as Pearce and Kelly do, "A dynamic topological sort algorithm for directed acyclic graphs", 2006).
@@ -18,7 +19,7 @@ kept up to date as Pearce and Kelly do, "A dynamic topological sort algorithm fo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
@@ -54,11 +55,13 @@ DEAR = 1 << 20  # flops that no copy is worth
 class FuseOptions:
     """`limit` is the largest number of ops in one group; `copy_flops` the dearest scalar that is computed twice;
     `loop_ops` the most ops in the bodies of a control op that is offered to the code generator as one kernel (0: none
-    is)."""
+    is); `prologues` whether contractions compute their operands. In bodies of control flow they do not: there is no
+    room in one kernel for what they pack."""
 
     limit: int = 64
     copy_flops: int = 4
     loop_ops: int = 100
+    prologues: bool = True
 
 
 def is_leaf(value: Value) -> bool:
@@ -123,6 +126,17 @@ class Facts:
         self._structures: dict[int, Structure | None] = {}
         self._kinds: dict[int, Kind] = {}
         self._elements: dict[int, int] = {}
+        self._given: dict[int, bool] = {}
+        for value in graph.order:
+            known = is_outside(value) or (
+                self.kind(value) == "map" and all(self._given[id(operand)] for operand in value.operands)
+            )
+            self._given[id(value)] = known
+
+    def is_given(self, value: Value) -> bool:
+        """Whether only maps stand between a value and what the graph is given or kernels of other kinds cannot take it
+        along: then it is not the end of a reduction or contraction, which would do it in registers."""
+        return self._given[id(value)]
 
     def place(self, value: Value) -> int:
         """Where a value stands in the graph's order."""
@@ -335,6 +349,8 @@ class Fuser:
             structure = self.facts.structure(reader)
             if self.facts.one_position(reader, value):
                 here = max(here, points, self.facts.elements(value))
+            elif self.facts.kind(reader) == "contraction":
+                here = max(here, self.facts.elements(value))  # it is computed as it is packed
             elif structure is None:
                 elsewhere += self.facts.elements(value)
             else:
@@ -380,13 +396,16 @@ class Fuser:
         if value.can_fail and not all(self.facts.one_position(reader, value) for reader in readers):
             return "it may fail, and not all of it is read there"
         if not alone:
+            if any(self.facts.kind(reader) == "contraction" for reader in readers):
+                return "others read it too, and there it would be no array"
             if any(isinstance(reader, Concatenate) and is_contiguous(reader) for reader in readers):
                 return "others read it too, and there it is joined with others"
             if home.kind == "loose" or value.shape not in (home.space, home.full, home.left):
                 return "others read it too, and that group goes over another space"
             if not self.comes_before_others(value, home):
                 return "others read it too, and come before that group"
-        if (kind != "map" or home.kind == "loose") and not self.accepted([value, *home.members], (home,)):
+        asked = kind != "map" or home.kind == "loose" or home.kind == "contraction"
+        if asked and not self.accepted([value, *home.members], (home,)):
             return "no kernel does both"
         return None
 
@@ -395,7 +414,12 @@ class Fuser:
         if kind == "map":
             for reader in readers:
                 if self.facts.kind(reader) == "contraction":
-                    return "contractions read their operands as they lie"
+                    if isinstance(value, Movement) and not isinstance(value, Broadcast):
+                        return "contractions read their operands as they lie"
+                    if not self.options.prologues:
+                        return "contractions in loops read their operands as they lie"
+                    if not self.facts.is_given(value):
+                        return "it can be done where its operand is made"
                 if self.facts.kind(reader) == "loose" and not (
                     written_by(reader) is value and reader.operands.count(value) == 1
                 ):
@@ -711,7 +735,8 @@ class Emitter:
             return
         changed = value
         if isinstance(value, Control) and not isinstance(value, Group):
-            changed = in_bodies(value, lambda body: grouped(body, self.facts.dims, self.cx, self.options))
+            inside = replace(self.options, prologues=False)
+            changed = in_bodies(value, lambda body: grouped(body, self.facts.dims, self.cx, inside))
             if self.whole(value, changed, table):
                 return
         operands = tuple(table[id(operand)] for operand in value.operands)

@@ -65,7 +65,9 @@ def reads_in_place(reader: Value, value: Value) -> bool:
 
 
 def takes(graph: Graph, target: Target) -> bool:
-    return contraction_of(graph) is not None
+    """Operands are read as they lie: what is computed would be so again for every product."""
+    found = contraction_of(graph)
+    return found is not None and not any(operand.operands for operand in found.operands)
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ...ir.graph import Graph
 from ...ir.loops.affine import coefficient, linearize
 from ...ir.loops.build import all_exprs, walk
 from ...ir.loops.nodes import MATH, MATH_BINARY, Alloc, Expr, For, Kernel, Load, Memory, Param, Stmt, Store, Var
-from ...ir.ops.families import Movement
+from ...ir.ops.families import Contraction, Movement
 from ...ir.ops.movement import Broadcast, Copy, Reshape
 from ...ir.program import KernelDef
 from ...ir.structure import State, Structure
@@ -76,6 +76,8 @@ def plan(graph: Graph) -> Plan | None:
             structure = value.structure()
             if structure is None or structure.combine is None or any(a.kind == "scan" for a in structure.axes):
                 return None
+            if isinstance(value, Contraction) and any(operand.operands for operand in value.operands):
+                return None  # they would be computed again for every product
             axes = [axis for axis in structure.axes if axis.extent != 1]
             kinds = tuple([axis.kind[0] for axis in axes])
             extents = tuple([axis.extent for axis in axes])

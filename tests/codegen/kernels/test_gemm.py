@@ -19,7 +19,7 @@ from treadle.ir.loops.evaluate import evaluate as run_loops
 from treadle.ir.loops.nodes import Call, Kernel
 from treadle.ir.ops.contract import Conv, Dot
 from treadle.ir.ops.elementwise import Convert, Exp, Maximum, Tanh
-from treadle.ir.ops.movement import Broadcast
+from treadle.ir.ops.movement import Broadcast, Reverse
 from treadle.ir.program import KernelDef
 from treadle.ir.value import Full
 
@@ -91,6 +91,12 @@ def test_prologues(sides: str, turned: str) -> None:
         graph = graph_of([tensor(*x), tensor(*y)], build)
         gemm_only(graph)
         check(graph, targets=WIDE if m == 1 else MODELS)
+
+
+# What is no arithmetic of elements is an array before it is an operand: no kernel would compute it once.
+def test_moved_operands_are_no_prologue() -> None:
+    graph = graph_of([tensor(9, 8), tensor(8, 20)], lambda x, y: Dot(Reverse(x, (0,)), y, (), (), (1,), (0,)))
+    assert not any(choose.accepts(graph, target) for target in MODELS.values())
 
 
 # What is read along one axis only moves with that axis.
