@@ -98,6 +98,12 @@ class Operand:
     def dtype(self) -> DType:
         return self.value.dtype if self.buffer is None else self.buffer.dtype
 
+    @property
+    def lies(self) -> Param:
+        """The buffer of one that is not computed."""
+        assert self.buffer is not None
+        return self.buffer
+
 
 @dataclass(frozen=True)
 class Matrices:
@@ -262,8 +268,11 @@ def _origin(offset: Dim, axes: Sequence[StructureAxis]) -> Dim:
 
 def _in_order(depth: list[Axis]) -> list[Axis]:
     """The contracted axes as the left operand has them in memory, so that its elements are read one after another."""
-    moves = [axis.left for axis in depth]
-    return sorted(depth, key=lambda axis: -axis.left) if all(type(move) is int for move in moves) else depth  # type: ignore[operator]
+    moves = [axis.left for axis in depth if type(axis.left) is int]
+    if len(moves) < len(depth):
+        return depth
+    order = sorted(range(len(depth)), key=lambda number: -moves[number])
+    return [depth[number] for number in order]
 
 
 def _joined(axes: Sequence[Axis]) -> list[Axis]:

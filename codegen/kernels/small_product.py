@@ -45,6 +45,8 @@ def problem_of(definition: KernelDef) -> Matrices | None:
     matrices = Matrices.of(Problem.of(definition, overwrites=True))
     if matrices is None or matrices.batch or len(matrices.depth) > 1:
         return None
+    if matrices.left.buffer is None or matrices.right.buffer is None:
+        return None
     kept = matrices.problem.structure.combine
     assert kept is not None
     sizes = [matrices.row.extent, matrices.column.extent, *[axis.extent for axis in matrices.depth]]
@@ -138,8 +140,8 @@ class _Small:
             if depth is not None:
                 left, right = left + along * depth.left, right + along * depth.right
             total = Load(acc.name, (c, r, u + lane), self.kept)
-            buffers = matrices.left.buffer, matrices.right.buffer
-            x, y = (Load(b.name, (o,), b.dtype) for b, o in zip(buffers, (left, right), strict=True))
+            operands = ((matrices.left.lies, left), (matrices.right.lies, right))
+            x, y = (Load(buffer.name, (offset,), buffer.dtype) for buffer, offset in operands)
             k.store(acc, (c, r, u + lane), self.step(x, y, total))
 
     def step(self, left: Expr, right: Expr, total: Expr) -> Expr:
