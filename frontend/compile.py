@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import linecache
+import os
 import platform
 import struct
 import sys
@@ -69,7 +70,20 @@ if TYPE_CHECKING:
     from ..passes.manager import Step
     from .jit import Traced
 
-VERSION = 4  # of everything that decides what is compiled; part of the cache's key
+
+@functools.cache
+def compiler(root: Path = Path(__file__).parents[1]) -> str:
+    """What decides what is compiled, as part of every key of the cache: the release, and the compiler's own files as
+    they lie. So a checkout that has changed does not meet what it compiled before it did."""
+    rooms = ("ir", "ir/loops", "ir/ops", "passes", "codegen", "codegen/isa", "codegen/kernels", "codegen/llvm")
+    found = [__version__]
+    for room in (*rooms, "codegen/lower", "frontend"):
+        with os.scandir(root / room) as entries:
+            for entry in entries:
+                if entry.name.endswith(".py"):
+                    seen = entry.stat()
+                    found.append(f"{room}/{entry.name} {seen.st_size} {seen.st_mtime_ns}")
+    return hashlib.sha256("\n".join(sorted(found)).encode()).hexdigest()
 
 
 @dataclass
@@ -332,7 +346,7 @@ def this_machine() -> Target:
     llvm = find_spec("llvmlite")
     if cache is None or not cpu_identity or llvm is None or llvm.origin is None:
         return host()
-    words = f"{VERSION} host {cpu_identity} {llvm.origin} {Path(llvm.origin).stat().st_mtime_ns}"
+    words = f"{compiler()} host {cpu_identity} {llvm.origin} {Path(llvm.origin).stat().st_mtime_ns}"
     key = hashlib.sha256(words.encode()).hexdigest()
     kept = cache.get(key)
     if kept is None:
@@ -452,7 +466,7 @@ def _number(size: Any) -> int | str:
 
 def key_of(graph: Graph, target: Target, donated: Sequence[tuple[int, int]]) -> str:
     """The key of a compiled graph on disk."""
-    return fingerprint(graph, str(VERSION), str(target), repr(tuple(donated)), repr([p.label for p in graph.params]))
+    return fingerprint(graph, compiler(), str(target), repr(tuple(donated)), repr([p.label for p in graph.params]))
 
 
 def graph_constants(graph: Graph) -> dict[str, Array]:
@@ -764,7 +778,7 @@ def dispatch_object(numbers: Mapping[str, int]) -> bytes:
 def own_object(what: str, text: Callable[[], str], pipeline: int = 0) -> bytes:
     """Code of ours that belongs to no program: compiled for any CPU of this architecture, once per cache."""
     cache = disk_cache(config.current)
-    key = hashlib.sha256(f"{VERSION} {platform.machine()} {what}".encode()).hexdigest()
+    key = hashlib.sha256(f"{compiler()} {platform.machine()} {what}".encode()).hexdigest()
     found = cache.get(key) if cache is not None else None
     if found is None:
         from ..codegen.host import host
