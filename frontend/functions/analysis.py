@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 
 from ...ir.dims import Dim, product
@@ -442,6 +441,8 @@ def unwrap_angles(p: Any, discont: Any = None, axis: Any = -1, *, period: Any = 
 
 
 def sinc(x: Any) -> Tracer:
+    import ml_dtypes
+
     y = _mul(math.pi, x)
     kind = y.value.dtype
     small = float((np.finfo if kind.numpy.kind == "f" else ml_dtypes.finfo)(kind.numpy).eps) if kind.is_float else 1e-20

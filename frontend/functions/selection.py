@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 
 from ...ir.dtypes import FLOAT8, DType, bool_, f32, f64, i64
@@ -294,6 +293,8 @@ def nan_to_num(x: Any, copy: bool = True, nan: Any = 0.0, posinf: Any = None, ne
 
 
 def _largest(dtype: DType) -> float:
+    import ml_dtypes
+
     return float((np.finfo if dtype.numpy.kind == "f" else ml_dtypes.finfo)(dtype.numpy).max)
 
 
