@@ -730,14 +730,14 @@ LONG_SECONDS = 5e-6  # calls predicted to take longer let other Python threads r
 STOPPABLE_SECONDS = 1e-4  # and calls predicted to take longer than this can be stopped by Ctrl-C
 
 
-def install_context(executed: Executed, threads: int | None) -> dict[str, Any]:
+def install_context(manifest: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
     """What a dispatch record needs beside the executable: the context of its calls, and whether they are long."""
     wanted = threads or config.current.num_threads or default_threads()
-    pool = pool_address(wanted) if wanted > 1 and executed.built.manifest["parallel"] else 0
+    pool = pool_address(wanted) if wanted > 1 and manifest["parallel"] else 0
     # The word that Ctrl-C sets is asked for at each call; a fixed context has none, so only long calls can be stopped.
     context = CallContext(1, wanted if pool else 1, pool or None, None)
-    seconds = executed.built.manifest["seconds"]
-    long = seconds > STOPPABLE_SECONDS or executed.built.manifest["unbounded"]
+    seconds = manifest["seconds"]
+    long = seconds > STOPPABLE_SECONDS or manifest["unbounded"]
     return {
         "context": ctypes.addressof(context),
         "begin": dispatch.stoppable(context) if long else None,

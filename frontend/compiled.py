@@ -18,7 +18,7 @@ from ..ir.errors import InvalidValue, TreadleError, TypeMismatch
 from ..ir.graph import Graph
 from ..passes.cost import cost_of
 from ..runtime import dispatch
-from ..runtime.executable import failure
+from ..runtime.executable import Executable, failure
 from ..runtime.profile import Profile
 from . import tree
 from .arguments import ShapeDtype, bind_call, split
@@ -251,32 +251,49 @@ def record_for(
         count += structure.leaves
     free = [p for p in state.signature.parameters.values() if p.name not in state.bound]
     positional, rest = places_of(free, places)
+    executed = compiled.executed
+    context = install_context(executed.built.manifest, state.settings.threads)
+    return served(executed.executable, args, kwargs, out, (positional, {**places, **rest}), compiled.out_tree, context)
+
+
+Where = tuple[TreeDef, int]  # a structure, and the number of its first leaf
+
+
+def served(
+    executable: Executable,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    out: Any,
+    places: tuple[Sequence[Where | None], Mapping[Any, Where]],
+    results: TreeDef,
+    context: Mapping[str, Any],
+) -> dispatch.Record | None:
+    """The record of a call of this form of a program, whose arguments stand where `places_of` says; None where the
+    complete path must take it each time."""
+    positional, rest = places
 
     @spoken
     def failed(status: int) -> Any:
-        raise failure(status, compiled.executed.failures)
+        raise failure(status, executable.failures)
 
     try:
         arguments = tuple(
             _argument(value, positional[i] if i < len(positional) else rest.get(i - len(positional)))
             for i, value in enumerate(args)
         )
-        keywords = [(name, _argument(value, rest.get(name, places.get(name)))) for name, value in kwargs.items()]
+        keywords = [(name, _argument(value, rest.get(name))) for name, value in kwargs.items()]
         if out is not None:
             keywords.append(("out", _out_argument(out, [0])))
         return dispatch.record_of(
-            compiled.executed.executable,
+            executable,
             arguments,
-            _result(compiled.out_tree, [0]),
+            _result(results, [0]),
             keywords=tuple(keywords),
             failed=failed,
-            **install_context(compiled.executed, state.settings.threads),
+            **context,
         )
     except (_NotServed, dispatch.Unservable):
         return None
-
-
-Where = tuple[TreeDef, int]  # a structure, and the number of its first leaf
 
 
 def places_of(

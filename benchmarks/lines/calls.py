@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,6 +42,16 @@ CHAPTER.line(
     numpy=lambda np: np.add,
     torch=lambda torch: torch.add,
 )
+
+
+def _saved(td: Any) -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "sum.so"
+        td.jit(lambda a, b: a + b).compile(*pair()).save(model)
+        return td.load(model)
+
+
+CHAPTER.line("a + b, 10 elements, a saved model", arguments=pair, bar=at_most(120e-9), treadle=_saved)
 
 FEW, MANY = 4, 44
 

@@ -9,6 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,40 @@ def test_a_saved_model_gives_the_same_bits(tmp_path: Path) -> None:
         model()
     with pytest.raises(ValueError, match="x"):
         model(x[:, :3])
+
+
+# A model is served as a jitted function is: natively, for every form of call that was made once.
+def test_calls_of_a_model_go_the_native_way(tmp_path: Path) -> None:
+    path, x, expected = saved(tmp_path)
+    model, out = td.load(path), {name: np.zeros_like(value) for name, value in expected.items()}
+    complete = model.slow
+    model(x), model(x=x)
+
+    def never(*args: object, **kwargs: object) -> object:
+        raise AssertionError("the complete path was taken")
+
+    model.slow = never
+    for result in (model(x), model(x=x), model(x.copy())):
+        assert list(result) == list(expected)
+        for name, value in expected.items():
+            assert np.array_equal(result[name], value)
+    for other in (lambda: model(x[:, ::-1]), lambda: model(x[:2]), lambda: model(x, threads=1)):
+        with pytest.raises(AssertionError, match="complete path"):
+            other()
+    model.slow = complete
+    with pytest.raises(ValueError, match="x"):
+        model(x[:2])
+    assert model(x, out=out)["h"] is out["h"]
+
+
+# The file is unmapped with the last reference to the callable, whatever calls were installed.
+def test_a_model_is_unmapped_with_its_callable(tmp_path: Path) -> None:
+    path, x, _ = saved(tmp_path)
+    model = td.load(path)
+    model(x)
+    mapped = weakref.ref(model.model)
+    del model
+    assert mapped() is None
 
 
 # The texts inside a model say what it computes: with its weights they evaluate to the same numbers.
