@@ -107,8 +107,9 @@ class _Positions:
     size: int
 
 
-def read(index: Any, shape: Shape) -> Plan:
-    """The plan for an index into an array of `shape`. TD0818 for what NumPy refuses too."""
+def read(index: Any, shape: Shape, mode: Mode = "raise") -> Plan:
+    """The plan for an index into an array of `shape`. TD0818 for what NumPy refuses too, unless `mode` says what an
+    index outside does; then those from -n to -1 count from the end all the same."""
     items = _items(index, len(shape))
     cuts: list[Cut] = []
     dropped: list[int] = []
@@ -131,15 +132,20 @@ def read(index: Any, shape: Shape) -> Plan:
             position += 1
         elif _is_array(item):
             cuts.append(Cut(0, size, 1, False))
-            arrays.append((axis, _positions(item, axis, size)))
+            arrays.append((axis, _from_front(_positions(item, axis, size, mode), size, mode)))
             advanced.append(place)
         elif isinstance(item, Tracer):
             cuts.append(Cut(0, size, 1, False))
-            scalars.append((axis, _integer(unwrap(item), axis)))
+            scalars.append((axis, _from_front(_integer(unwrap(item), axis), size, mode)))
             advanced.append(place)
         else:
-            number = _number(item, axis, size)
-            if whole:
+            number = _number(item, axis, size, mode)
+            if mode != "raise" and not (type(number) is type(size) is int and 0 <= number < size):
+                # It may be outside: then it is a position like a traced one.
+                cuts.append(Cut(0, size, 1, False))
+                (arrays if whole else scalars).append((axis, size_value(number)))
+                advanced.append(place)
+            elif whole:
                 # Beside arrays a number is one of them, as NumPy has it.
                 cuts.append(Cut(0, size, 1, False))
                 arrays.append((axis, size_value(number)))
@@ -167,7 +173,16 @@ def _is_array(item: Any) -> bool:
     return isinstance(item, list | np.ndarray) and (isinstance(item, list) or item.ndim > 0)
 
 
-def _positions(item: Any, axis: int, size: Dim) -> Value:
+def _from_front(value: Value, size: Dim, mode: Mode) -> Value:
+    """Positions that are counted from the front; `raise` and `wrap` do so themselves, a promise is of these alone."""
+    if mode in ("raise", "wrap", "promised") or value.dtype.kind == "uint":
+        return value
+    value = convert(value, i64)
+    none = Full(0, value.tensor)
+    return e.Select(value < none, value + broadcast(size_value(size), value.shape), value)
+
+
+def _positions(item: Any, axis: int, size: Dim, mode: Mode) -> Value:
     if isinstance(item, _Positions):
         if type(size) is int and item.size and size != item.size:  # NumPy does not ask of empty masks
             raise _error(f"boolean index did not match: axis {axis} has size {size}, the mask {item.size}")
@@ -178,9 +193,9 @@ def _positions(item: Any, axis: int, size: Dim) -> Value:
             known = known.astype(np.int64)
         if known.dtype.kind in "iu" and type(size) is int and known.size:
             low, high = int(known.min()), int(known.max())
-            if low < -size or high >= size:
+            if (low < -size or high >= size) and mode == "raise":
                 raise _error(f"index {high if high >= size else low} is out of bounds for axis {axis} with size {size}")
-            if low < 0:
+            if low < 0 and mode in ("raise", "promised"):
                 known = np.where(known < 0, known + size, known)
         return _integer(unwrap(lift(known if known is not item else item)), axis)
     return _integer(unwrap(lift(item)), axis)
@@ -192,7 +207,7 @@ def _integer(value: Value, axis: int) -> Value:
     return value
 
 
-def _number(item: Any, axis: int, size: Dim) -> Dim:
+def _number(item: Any, axis: int, size: Dim, mode: Mode = "raise") -> Dim:
     """A number that is known, counted from the front."""
     if isinstance(item, SymbolicDim):
         number: Dim = item
@@ -204,7 +219,7 @@ def _number(item: Any, axis: int, size: Dim) -> Dim:
                 f"an index is a {type(item).__name__}; only integers, slices, None, ... and integer arrays are indices"
             ) from None
     if type(number) is int:
-        if type(size) is int and not -size <= number < size:
+        if type(size) is int and not -size <= number < size and mode == "raise":
             raise _error(f"index {number} is out of bounds for axis {axis} with size {size}")
         if number < 0:
             return size + number
@@ -316,7 +331,7 @@ def _axis_after(plan: Plan, axis: int) -> int:
 def getitem(x: Tracer, index: Any, mode: Mode = "raise") -> Tracer:
     """`x[index]`."""
     value = unwrap(x)
-    plan = read(index, value.shape)
+    plan = read(index, value.shape, mode)
     value = _cut(value, plan)
     if plan.arrays:
         value = _gathered(value, plan, mode)
@@ -388,8 +403,8 @@ _MODES: dict[str | None, Mode] = {
 class Place:
     """Some elements of an array, and what they become.
 
-    `mode` says what an index outside does: raise, clip, wrap, fill, drop, or promise_in_bounds; `unique_indices`
-    promises that no element is named twice.
+    `mode` says what an index does that is outside, -n to -1 being inside: raise, clip, wrap, fill (reads give NaN, or
+    0), drop, or promise_in_bounds; `unique_indices` promises that no element is named twice.
     """
 
     __slots__ = ("index", "x")
@@ -460,7 +475,7 @@ def update(x: Tracer, index: Any, value: Any, combine: Combine, mode: Mode = "ra
     base = unwrap(x)
     if isinstance(index, Tracer) and index.value.dtype is bool_:
         return _masked_update(base, index, value, combine)
-    plan = read(index, base.shape)
+    plan = read(index, base.shape, mode)
     target = getitem(wrap(base), index, "promised").shape  # the shape that the value must stretch to
     update_value = convert(broadcast(typed_for(value, base), target), base.dtype)
     if not plan.arrays and combine == "set" and all(c.step == 1 and not c.back for c in plan.cuts):

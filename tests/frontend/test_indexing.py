@@ -240,6 +240,51 @@ def test_modes() -> None:
         np.testing.assert_array_equal(got[4], [2, 1, 3, 4])
 
 
+# What is known while tracing is no other index than what is not: the mode decides, and -1 is the last element.
+@pytest.mark.parametrize(
+    "index", [3, -1, -4, 4, 9, -5, [0, 4], [-1, -9], (1, 7), (slice(1, 3), -8), (5, [0, 1]), ([1, -7], 2)]
+)
+def test_modes_of_known_indices(index: Any) -> None:
+    x = np.arange(16.0).reshape(4, 4)
+    items = index if isinstance(index, tuple) else (index,)
+    numbers = [i for i in items if not isinstance(i, slice)]
+
+    def whole(given: list[Any]) -> Any:
+        rest = iter(given)
+        found = tuple(i if isinstance(i, slice) else next(rest) for i in items)
+        return found if isinstance(index, tuple) else found[0]
+
+    def f(x: Any, numbers: Any, mode: str) -> Any:
+        place = x.at[whole(numbers)]
+        return place.get(mode=mode), place.set(-1.0, mode=mode), place.add(0.5, mode=mode)
+
+    for mode in ("clip", "wrap", "fill", "drop"):
+        found = td.jit(lambda x, mode=mode: f(x, numbers, mode))(x)
+        traced = td.jit(lambda x, i, mode=mode: f(x, i, mode))(x, [np.array(i) for i in numbers])
+        for a, b in zip(found, traced, strict=True):
+            np.testing.assert_array_equal(a, b, err_msg=mode)
+        np.testing.assert_array_equal(found[0], expected(x, whole, numbers, mode), err_msg=mode)
+    for mode in ("raise", None):
+        inside = all(-4 <= n < 4 for i in numbers for n in np.ravel(i))
+        if inside:
+            np.testing.assert_array_equal(td.jit(lambda x, mode=mode: f(x, numbers, mode)[0])(x), x[index])
+        else:
+            with pytest.raises(IndexError, match="TD0818"):
+                td.jit(lambda x, mode=mode: f(x, numbers, mode)[0])(x)
+
+
+def expected(x: np.ndarray, whole: Any, numbers: list[Any], mode: str) -> np.ndarray:
+    """By NumPy: the outside is told by reading, at the nearest places, what is inside."""
+    counted = [np.where(np.less(n, 0), np.add(n, 4), n) for n in numbers]
+    places = [n % 4 if mode == "wrap" else np.clip(n, 0, 3) for n in counted]
+    found = x[whole([int(n) if n.ndim == 0 else n for n in places])]
+    if mode in ("clip", "wrap"):
+        return found
+    within = np.asarray(np.all(np.broadcast_arrays(*((n >= 0) & (n < 4) for n in counted)), axis=0))
+    within = within.reshape((*within.shape, *(1,) * (found.ndim - within.ndim)))
+    return np.where(within, found, np.nan if mode == "fill" else 0.0)
+
+
 # A traced mask keeps the shape where it can, and says so where it cannot.
 def test_masks() -> None:
     def f(x: Any, m: Any) -> Any:
