@@ -261,6 +261,11 @@ def scan(
     """
     if checkpoint:
         return _in_pieces(f, init, xs, length, reverse, checkpoint)
+    return _stepped(f, init, xs, length, reverse)
+
+
+def _stepped(f: Any, init: Any, xs: Any, length: Any = None, reverse: bool = False, chunk: int = 0) -> tuple[Any, Any]:
+    """A scan of which at most `chunk` steps are taken at once (0: any number)."""
     carry, carry_tree = _lifted(init)
     slices, x_tree = _lifted(xs)
     steps = _length(slices, x_tree, length)
@@ -281,7 +286,8 @@ def scan(
 
     body, carry = _settled(trace_body, carry, carry_tree, "scan")
     outer, (graph,) = _union([body])
-    found = Scan(outer, tuple([unwrap(x) for x in carry]), tuple([unwrap(x) for x in slices]), graph, steps, reverse)
+    begin, stacks = tuple([unwrap(x) for x in carry]), tuple([unwrap(x) for x in slices])
+    found = Scan(outer, begin, stacks, graph, steps, reverse, chunk=chunk)
     last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
     stacked = len(graph.results) - count
     return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)
@@ -339,14 +345,27 @@ def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
 
 @in_trace
 def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
-    """`f` of each slice of `xs` along its first axis, stacked. `batch_size` is a hint."""
-    return scan(lambda carry, x: (carry, f(x)), (), xs)[1]
+    """`f` of each slice of `xs` along its first axis, stacked: of all at once where that pays, of at most `batch_size`
+    if it is given. Errors: TD0843."""
+    return _stepped(lambda carry, x: (carry, f(x)), (), xs, chunk=chunk_of(batch_size, "map: batch_size"))[1]
 
 
 @in_trace
-def pfor(fn: Callable[[Any], Any], n: Any) -> Any:
-    """`fn(i)` for i in 0..n-1, stacked; the steps do not depend on each other and may run in any order."""
-    return _counted(lambda i, carry: (carry, fn(i)), (), static_dim(n, "n"), 0)[1]
+def pfor(fn: Callable[[Any], Any], n: Any, *, chunk_size: int | None = None) -> Any:
+    """`fn(i)` for i in 0..n-1, stacked: for all at once where that pays, for at most `chunk_size` if it is given.
+    Errors: TD0843."""
+    chunk = chunk_of(chunk_size, "pfor: chunk_size")
+    return _counted(lambda i, carry: (carry, fn(i)), (), static_dim(n, "n"), 0, chunk)[1]
+
+
+def chunk_of(size: Any, what: str) -> int:
+    """How many steps may be taken at once, 0 for any number."""
+    if size is None:
+        return 0
+    found = static_int(size, what)
+    if found < 1:
+        raise InvalidValue(f"{what} is {found}, at least one step is taken at once", code="TD0843", location=here())
+    return found
 
 
 @in_trace
@@ -370,7 +389,9 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     return while_loop(unfinished, step, (wrap(start), wrap(stop), init_val))[2]
 
 
-def _counted(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, low: Dim) -> tuple[Any, Any]:
+def _counted(
+    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, low: Dim, chunk: int = 0
+) -> tuple[Any, Any]:
     """A scan over the numbers low, low + 1, ... of which nothing is stored."""
     carry, carry_tree = _lifted(init)
     count = len(carry)
@@ -391,7 +412,7 @@ def _counted(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, lo
     # The op wants the number before what is captured.
     params = (graph.params[len(outer)], *graph.params[: len(outer)], *graph.params[len(outer) + 1 :])
     graph = Graph(graph.name, params, graph.results)
-    found = Scan(outer, tuple([unwrap(x) for x in carry]), (), graph, steps, False, True)
+    found = Scan(outer, tuple([unwrap(x) for x in carry]), (), graph, steps, False, True, chunk)
     last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
     stacked = len(graph.results) - count
     return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)

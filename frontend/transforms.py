@@ -368,14 +368,19 @@ def vmap(
     in_axes: Any = 0,
     out_axes: Any = 0,
     axis_size: int | None = None,
+    *,
+    chunk_size: int | None = None,
 ) -> Callable[..., Any]:
-    """`fun` over one more axis of its arguments, as one batched program.
+    """`fun` over one more axis of its arguments, as one batched program; over at most `chunk_size` elements at once, if
+    it is given.
 
     `in_axes`: an int or None (not mapped) for all arguments, or a tuple with one for each, each a tree prefix of its
     argument; `out_axes` likewise for the results. Errors: TD0710 wrong structure, TD0711 sizes differ or none is known,
-    TD0712 an axis that is not there.
+    TD0712 an axis that is not there, TD0713 a chunk of no element.
     """
     name = name_of(fun)
+    if chunk_size is not None and chunk_size < 1:
+        raise InvalidValue(f"vmap of {name}: chunk_size is {chunk_size}, at least 1 is needed", code="TD0713")
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         axes = _prefix(in_axes if isinstance(in_axes, int | None) else tuple(in_axes), args, "in_axes", name)
@@ -415,8 +420,13 @@ def vmap(
         types = [v.tensor.with_shape(v.shape[1:]) if m else v.tensor for v, m in zip(fronted, mask, strict=True)]
         traced = trace_inner(flat, types, name)
         whole = (*(False for _ in traced.outer), *mask)
-        graph, flags = batch.batch(traced.graph, whole, size)
-        outs = inline(graph, (*traced.outer, *fronted))
+        outs: Sequence[Value]
+        if chunk_size is None:
+            graph, flags = batch.batch(traced.graph, whole, size)
+            outs = inline(graph, (*traced.outer, *fronted))
+        else:
+            outs = batch.by_steps(traced.graph, (*traced.outer, *fronted), whole, size, chunk_size)
+            flags = (True,) * len(outs)
         example = traced.out_tree.unflatten(range(len(outs)))
         places = _prefix(out_axes, example, "out_axes", name)
         results = []

@@ -333,6 +333,8 @@ def _scan(op: Scan, wanted: Sequence[int]) -> Plan:
         op.length,
         op.reverse,
         counts,
+        op.chunk,
+        op.any_order,
     )
     return Plan(left, kept, results)
 

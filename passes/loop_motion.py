@@ -5,7 +5,7 @@ its stacked inputs alone: that of a weight with each step's input is one product
 do those that only a stacked result needs, after it. (Whole loops whose steps are independent are `vectorize`'s, and
 what a derivative only adds up never enters its loop, see `autodiff_control`.) A matrix that each step would read
 across its rows is transposed once. Nothing that can fail moves, nor what waits (`After`), nor
-what would need large stacks; then the loop stays as it is.
+what would need large stacks, nor out of a loop that is to be taken in chunks; then the loop stays as it is.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def unloaded(op: Loop, cx: Context) -> Elements | None:
     """The elements of a loop that does less, None where it has to do all it does."""
     loop = without_constants(op)
     made: list[Made] = []
-    if isinstance(loop, Scan):
+    if isinstance(loop, Scan) and loop.chunk == 0:
         loop, made = batched_after(loop, cx)
         loop = batched_before(loop, cx)
     loop = transposed_once(loop)
@@ -153,7 +153,7 @@ def handed(op: Loop, given: Sequence[Value], stands_for: dict[int, int]) -> Loop
     consts = (*op.consts, *given)
     if isinstance(op, While):
         return While(consts, op.carry, wider(op.condition, {}), body)
-    return Scan(consts, op.carry, op.xs, body, op.length, op.reverse, op.counted)
+    return Scan(consts, op.carry, op.xs, body, op.length, op.reverse, op.counted, op.chunk, op.any_order)
 
 
 def batched_before(op: Scan, cx: Context) -> Scan:
@@ -179,7 +179,7 @@ def batched_before(op: Scan, cx: Context) -> Scan:
     new = tuple(Parameter(f"a{i}", value.tensor) for i, value in enumerate(ahead))
     left = rebuild(body, lambda value: None, memo={id(a): p for a, p in zip(ahead, new, strict=True)})
     inner = Graph(body.name, (*body.params, *new), left.results, body.dims)
-    return Scan(op.consts, op.carry, (*op.xs, *given), inner, op.length, op.reverse, op.counted)
+    return Scan(op.consts, op.carry, (*op.xs, *given), inner, op.length, op.reverse, op.counted, op.chunk, op.any_order)
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def batched_after(op: Scan, cx: Context) -> tuple[Scan, list[Made]]:
     if not made:
         return op, []
     inner_body = Graph(body.name, body.params, (*body.results, *fresh), body.dims)
-    return Scan(op.consts, op.carry, op.xs, inner_body, op.length, op.reverse, op.counted), made
+    return Scan(op.consts, op.carry, op.xs, inner_body, op.length, op.reverse, op.counted, op.chunk, op.any_order), made
 
 
 def cone(body: Graph, result: Value, carried: set[int]) -> tuple[list[Value], list[Value]]:
