@@ -317,11 +317,12 @@ class _Loop:
     def _whole(self, loop: bool) -> float:
         """Cycles of all steps, one after the other or at once."""
         costs = self.costs
-        ops = [v for v in self.body.ops if id(v) not in self.steps.fixed]
         total, calls = 0.0, 0
-        for value in ops:
+        for value in self.body.ops:
+            if id(value) in self.steps.fixed:
+                continue
             total += costs.inside(value) if loop else costs.outside(value)
-            if _kept_apart(value):
+            if _kept_apart(value) and not self._is_row(value):
                 calls += 1
                 size = costs.bytes(value)
                 far = size > self.costs.target.l2_bytes if loop else costs.count * size > self.costs.target.l2_bytes
@@ -329,6 +330,11 @@ class _Loop:
         if loop:
             return costs.count * (total + STEP)
         return costs.count * total + CALL * calls
+
+    def _is_row(self, value: Value) -> bool:
+        """Whether a value is a row that is read or written in its turn: all of them are a part of an array."""
+        written = [write.op for write in self.steps.writes.values() if write.row is not None]
+        return id(value) in self.steps.rows or any(value is op for op in written)
 
     def _choose(self) -> None:
         """Fill `inside`: everything that the recurrences need, and what is not worth moving."""
