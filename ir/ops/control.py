@@ -141,8 +141,8 @@ class Scan(Control):
     `xs` are stacked along their first axis of `length`; results are the last carry, then each y stacked likewise. With
     `counted`, the body's first parameter is the step number, an i64 scalar. Zero steps yield the initial carry.
 
-    For passes: at most `chunk` steps may be taken at once (0: any number), and with `any_order` the carries may add up in
-    any order what the steps give them.
+    For passes: at most `chunk` steps may be taken at once (0: any number), and with `any_order` what the carries add up
+    may be added in any order.
     """
 
     consts: tuple[Value, ...]
