@@ -108,12 +108,19 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
 def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
     """`branches[index](*operands)`, the index moved to the nearest branch; only one of them runs."""
     if not branches:
-        raise InvalidValue("switch: there is no branch", code="TD0840", location=here())
+        raise InvalidValue(
+            "switch: there is no branch", code="TD0840", location=here(), edit="give one function at least"
+        )
     if not isinstance(index, Tracer):
         return branches[min(max(static_int(index, "index"), 0), len(branches) - 1)](*operands)
     chosen = unwrap(index)
     if chosen.rank != 0 or not (chosen.dtype.is_integer or chosen.dtype is bool_):
-        raise TypeMismatch(f"switch: the index is {chosen.type}, an integer is needed", code="TD0840", location=here())
+        raise TypeMismatch(
+            f"switch: the index is {chosen.type}, an integer is needed",
+            code="TD0840",
+            location=here(),
+            edit="one number: .astype(np.int64) of a scalar",
+        )
     selector = chosen if chosen.dtype in (bool_, i32, i64) else convert(chosen, i64)
     return _switch(selector, tuple(branches), operands, "switch")
 
@@ -132,6 +139,7 @@ def _switch(selector: Value, branches: Sequence[Callable[..., Any]], operands: A
                 f"{what}: branch {i} gives {body.out_tree}, branch 0 gives {first.out_tree}",
                 code="TD0841",
                 location=here(),
+                edit="return the same containers from all branches",
             )
     kinds, weak = _met(bodies, what)
     bodies = [_converted(body, kinds) for body in bodies]
@@ -240,7 +248,10 @@ def _carry_edit(spec: LeafSpec, kind: TensorType) -> str:
 def _check_tree(got: TreeDef, expected: TreeDef, what: str) -> None:
     if got != expected:
         raise TypeMismatch(
-            f"{what}: the carry goes in as {expected} and comes out as {got}", code="TD0842", location=here()
+            f"{what}: the carry goes in as {expected} and comes out as {got}",
+            code="TD0842",
+            location=here(),
+            edit=f"return {expected}, as it came in",
         )
 
 
@@ -277,7 +288,9 @@ def _stepped(f: Any, init: Any, xs: Any, length: Any = None, reverse: bool = Fal
         def flat(*leaves: Tracer) -> tuple[Any, Any]:
             found: Any = f(carry_tree.unflatten(leaves[:count]), x_tree.unflatten(leaves[count:]))
             if not isinstance(found, tuple) or len(found) != 2:
-                raise TypeMismatch("scan: f must return (carry, y)", code="TD0842", location=here())
+                raise TypeMismatch(
+                    "scan: f must return (carry, y)", code="TD0842", location=here(), edit="return carry, ()"
+                )
             return found[0], found[1]
 
         body = trace_inner(flat, [*specs, *x_specs], _name(f, "scan"))
@@ -325,12 +338,15 @@ def _rows(x: Tracer, split: tuple[int, int] | None) -> Tracer:
 def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
     if not slices:
         if length is None:
-            raise InvalidValue("scan: without xs, length is needed", code="TD0843", location=here())
+            raise InvalidValue("scan: without xs, length is needed", code="TD0843", location=here(), edit="length=n")
         return static_dim(length, "length")
     for x, path in zip(slices, structure.paths("xs"), strict=True):
         if x.ndim == 0:
             raise TypeMismatch(
-                f"scan: {path} is a scalar, there is no axis to scan over", code="TD0843", location=here()
+                f"scan: {path} is a scalar, there is no axis to scan over",
+                code="TD0843",
+                location=here(),
+                edit="close over what is the same in all steps",
             )
     steps = slices[0].shape[0]
     for x, path in zip(slices, structure.paths("xs"), strict=True):
@@ -339,6 +355,7 @@ def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
                 f"scan: {path} has {x.shape[0]} slices, {steps if length is None else length} are wanted",
                 code="TD0843",
                 location=here(),
+                edit="cut them to one length: x[:n]",
             )
     return steps
 
