@@ -209,7 +209,7 @@ def _scan_tangent(op: Scan, tangents: tuple[Value | None, ...]) -> tuple[Value |
     stacked = [r for r in residuals if not any(r is p for p in (*consts, *xs, *body.params[:first]))]
     counted = op.counted and any(body.params[0] is r for r in residuals)
     known = Graph(f"{body.name}_known", body.params, (*body.results, *stacked), body.dims)
-    forward = Scan(op.consts, op.carry, op.xs, known, op.length, op.reverse, op.counted, op.chunk, op.any_order)
+    forward = Scan(op.consts, op.carry, op.xs, known, op.length, op.reverse, op.counted)
     stacks = _elements(forward, len(body.results), len(stacked))
     stand_ins = tuple(Parameter(f"r{i}", r.tensor) for i, r in enumerate(stacked))
     memo = {id(r): p for r, p in zip(stacked, stand_ins, strict=True)}
@@ -236,8 +236,6 @@ def _scan_tangent(op: Scan, tangents: tuple[Value | None, ...]) -> tuple[Value |
         op.length,
         op.reverse,
         counted,
-        op.chunk,
-        op.any_order,
     )
     out: list[Value | None] = [None] * len(body.results)
     for place, i in enumerate((*carried, *live)):
@@ -345,8 +343,6 @@ def _scan_transpose(
         op.length,
         not op.reverse,
         op.counted,
-        op.chunk,
-        any_order=True,
     )
     out: list[Value | None] = [None] * len(op.operands)
     totals = behind.totals(_elements(made, len(results) - len(behind.factors), len(behind.factors)))
@@ -392,7 +388,7 @@ class _Products:
         for param, terms in zip(sums, chains, strict=True):
             for term in terms:
                 product = _product(term)
-                if product is not None and self._small(product, param):
+                if product is not None and self._small(product, param) and not any(map(_of_a_loop, self._new(product))):
                     self.factors.update((id(f), f) for f in self._new(product))
         left: list[Value] = []
         for param, result, terms in zip(sums, results, chains, strict=True):
@@ -451,6 +447,12 @@ def _terms(param: Parameter, result: Value | None) -> list[Value]:
         terms.append(result.y)
         result = result.x
     return terms[::-1]
+
+
+def _of_a_loop(factor: Value) -> bool:
+    """Whether a loop inside a step has made a value. A scan of scans is how steps are checkpointed: what an inner one
+    stacks is there as long as a step of the outer one."""
+    return any(isinstance(value, Scan | While) for value in autodiff.reachable_from([factor]))
 
 
 def _product(term: Value) -> Dot | None:

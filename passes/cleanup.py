@@ -42,11 +42,12 @@ def tidied(graph: Graph) -> Graph:
     return graph
 
 
-def without_idle_waits(graph: Graph) -> Graph:
+def without_idle_waits(graph: Graph, carried: Sequence[Value] = ()) -> Graph:
     """The graph whose `After` wait only for what is computed at all: for parameters and constants there is nothing to
     wait, and a wait is no reason to compute what nobody else reads. What a checkpoint computes again is then merged
-    with what was computed first, where both would stand together anyway."""
-    graph = in_all_bodies(graph, without_idle_waits)
+    with what was computed first, where both would stand together anyway. What a loop has `carried` into a step is
+    computed, by the step before: what waits for it is not for all steps at once."""
+    graph = in_all_bodies(graph, lambda op, body: without_idle_waits(body, carries(op, body)))
     if not any(isinstance(value, After) for value in graph.ops):
         return graph
     live = {id(result) for result in graph.results}
@@ -57,7 +58,7 @@ def without_idle_waits(graph: Graph) -> Graph:
     for value in graph.ops:
         if all(id(operand) in known for operand in value.operands):
             known.add(id(value))
-    given = set(map(id, graph.params))
+    given = {id(param) for param in graph.params} - {id(param) for param in carried}
 
     def idle(value: Value) -> bool:
         return id(value) in given or id(value) in known or id(value) not in live
@@ -77,6 +78,17 @@ def without_idle_waits(graph: Graph) -> Graph:
                 else:
                     memo[id(value)] = value.with_operands(tuple(memo[id(operand)] for operand in value.operands))
     return graph.with_results([memo[id(result)] for result in graph.results])
+
+
+def carries(op: Value, body: Graph) -> Sequence[Value]:
+    """The parameters of a loop's body that the step before has made."""
+    match op:
+        case Scan():
+            first = int(op.counted) + len(op.consts)
+            return body.params[first : first + len(op.carry)]
+        case While():
+            return body.params[len(op.consts) :]
+    return ()
 
 
 # --- merging ------------------------------------------------------------------------------------------------------
@@ -333,8 +345,6 @@ def _scan(op: Scan, wanted: Sequence[int]) -> Plan:
         op.length,
         op.reverse,
         counts,
-        op.chunk,
-        op.any_order,
     )
     return Plan(left, kept, results)
 

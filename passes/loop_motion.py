@@ -5,7 +5,7 @@ its stacked inputs alone: that of a weight with each step's input is one product
 do those that only a stacked result needs, after it. (Whole loops whose steps are independent are `vectorize`'s, and
 what a derivative only adds up never enters its loop, see `autodiff_control`.) A matrix that each step would read
 across its rows is transposed once. Nothing that can fail moves, nor what waits (`After`), nor
-what would need large stacks, nor out of a loop that is to be taken in chunks; then the loop stays as it is.
+what would need large stacks; then the loop stays as it is.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def unloaded(op: Loop, cx: Context) -> Elements | None:
     """The elements of a loop that does less, None where it has to do all it does."""
     loop = without_constants(op)
     made: list[Made] = []
-    if isinstance(loop, Scan) and loop.chunk == 0:
+    if isinstance(loop, Scan):
         loop, made = batched_after(loop, cx)
         loop = batched_before(loop, cx)
     loop = transposed_once(loop)
@@ -153,7 +153,7 @@ def handed(op: Loop, given: Sequence[Value], stands_for: dict[int, int]) -> Loop
     consts = (*op.consts, *given)
     if isinstance(op, While):
         return While(consts, op.carry, wider(op.condition, {}), body)
-    return Scan(consts, op.carry, op.xs, body, op.length, op.reverse, op.counted, op.chunk, op.any_order)
+    return Scan(consts, op.carry, op.xs, body, op.length, op.reverse, op.counted)
 
 
 def batched_before(op: Scan, cx: Context) -> Scan:
@@ -179,7 +179,7 @@ def batched_before(op: Scan, cx: Context) -> Scan:
     new = tuple(Parameter(f"a{i}", value.tensor) for i, value in enumerate(ahead))
     left = rebuild(body, lambda value: None, memo={id(a): p for a, p in zip(ahead, new, strict=True)})
     inner = Graph(body.name, (*body.params, *new), left.results, body.dims)
-    return Scan(op.consts, op.carry, (*op.xs, *given), inner, op.length, op.reverse, op.counted, op.chunk, op.any_order)
+    return Scan(op.consts, op.carry, (*op.xs, *given), inner, op.length, op.reverse, op.counted)
 
 
 @dataclass(frozen=True)
@@ -208,6 +208,7 @@ def batched_after(op: Scan, cx: Context) -> tuple[Scan, list[Made]]:
     carried = {id(value) for value in body.with_results(body.results[:count]).ops}
     consts = {id(param): x for param, x in zip(body.params[first:n], op.consts, strict=True)}
     stacks: dict[int, int | Value] = {id(x): s for x, s in zip(body.params[n + count :], op.xs, strict=True)}
+    looped = behind_loops(body)
     fresh: list[Value] = []
     made: list[Made] = []
     for number, result in enumerate(body.results[count:], count):
@@ -217,7 +218,7 @@ def batched_after(op: Scan, cx: Context) -> tuple[Scan, list[Made]]:
         counts = any(v is param for v in edge for param in body.params[:first])
         if counts or not any(map(sums_up, inner)) or all(id(v) in consts for v in edge):
             continue
-        if not small or not fits([*fresh, *more], op.length):
+        if not small or not fits([*fresh, *more], op.length) or any(id(v) in looped for v in more):
             continue
         for value in more:
             stacks[id(value)] = len(body.results) + len(fresh)
@@ -234,7 +235,17 @@ def batched_after(op: Scan, cx: Context) -> tuple[Scan, list[Made]]:
     if not made:
         return op, []
     inner_body = Graph(body.name, body.params, (*body.results, *fresh), body.dims)
-    return Scan(op.consts, op.carry, op.xs, inner_body, op.length, op.reverse, op.counted, op.chunk, op.any_order), made
+    return Scan(op.consts, op.carry, op.xs, inner_body, op.length, op.reverse, op.counted), made
+
+
+def behind_loops(body: Graph) -> set[int]:
+    """The values that a loop within a step has made. A scan of scans is how steps are checkpointed: what the inner one
+    stacks is to be there for as long as a step of the outer one."""
+    found: set[int] = set()
+    for value in body.ops:
+        if isinstance(value, Scan | While) or any(id(operand) in found for operand in value.operands):
+            found.add(id(value))
+    return found
 
 
 def cone(body: Graph, result: Value, carried: set[int]) -> tuple[list[Value], list[Value]]:

@@ -121,8 +121,8 @@ def in_bodies(value: Value, change: Callable[[Graph], Graph]) -> Value:
     return replace(value, **changes) if changes else value
 
 
-def in_all_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
-    """The graph with the bodies of its ops changed; itself when none changes."""
+def in_all_bodies(graph: Graph, change: Callable[[Value, Graph], Graph]) -> Graph:
+    """The graph with the bodies of its ops changed, by op and body; itself when none changes."""
     if not any(value.bodies for value in graph.ops):
         return graph
     changed = False
@@ -131,7 +131,7 @@ def in_all_bodies(graph: Graph, change: Callable[[Graph], Graph]) -> Graph:
         nonlocal changed
         if not value.bodies:
             return None
-        found = in_bodies(value, change)
+        found = in_bodies(value, lambda body: change(value, body))
         changed |= found is not value
         return found
 

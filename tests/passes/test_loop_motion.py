@@ -3,11 +3,14 @@ derivatives. `loop_motion.text` shows what moves; the oracle here is the graph t
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from corpus import TEXTS
 from random_graphs import context
 
+import treadle as td
 from treadle.ir.evaluate import evaluate
 from treadle.ir.forms import WELL_FORMED, everywhere
 from treadle.ir.graph import Graph
@@ -91,3 +94,21 @@ graph f(%w: f32[4096,8], %h: f32[4096], %xs: f32[4096,8]) -> f32[4096]:
   return %1
 """
     assert contractions(loop_motion(parse_graph(text), context())) == 1
+
+
+def test_stacks_of_inner_loops_stay_inside() -> None:
+    """In a scan of scans the gradient of a weight is summed over the inner steps at once, but added up over the outer
+    ones: they are checkpoints, made to keep no stack of all steps."""
+
+    def loss(w: Any, h: Any, xs: Any, checkpoint: bool) -> Any:
+        return np.sum(td.lax.scan(lambda h, x: (np.tanh(w @ h + x), ()), h, xs, checkpoint=checkpoint)[0])
+
+    w, h, xs = np.ones((64, 64), "f4"), np.zeros(64, "f4"), np.ones((256, 64), "f4")
+
+    def peak(checkpoint: bool) -> int:
+        found = td.jit(td.grad(lambda *a: loss(*a, checkpoint))).compile(w, h, xs)
+        size: int = found.memory_analysis().temp_size_in_bytes
+        return size
+
+    # The way back stacks two values of each of 16 steps at a time; 16 carries, and sums, beside it.
+    assert peak(True) < 8 * 16 * h.nbytes + 4 * w.nbytes < peak(False)
