@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from ..ir.classes import dataclass
-from ..ir.dims import Dim, SymbolicDim, ceildiv, known_le, known_lt, maximum, minimum
+from ..ir.dims import Dim, SymbolicDim, ceildiv, known_le, known_lt, maximum, minimum, shortest
 from ..ir.dtypes import bool_, i64
 from ..ir.errors import InvalidValue, OutOfRange, ShapeMismatch, TypeMismatch, Unsupported
 from ..ir.ops import elementwise as e
@@ -255,6 +255,7 @@ def _slice(item: slice, size: Dim) -> Cut:
         return Cut(places[-1] if len(places) else 0, len(places), -step, len(places) > 1)
     if step > 0:
         start, length = _forward(item.start, item.stop, size)
+        length = shortest(length, promises())
         return Cut(start, length if step == 1 else ceildiv(length, step), step, False)
     # Downwards from start to above stop: the places stop+1 .. start, read upwards.
     top = size if item.start is None else _place(_bound(item.start), size, 1)

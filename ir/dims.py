@@ -1018,6 +1018,21 @@ def known_equal(a: Dim, b: Dim) -> bool:
     return a == b
 
 
+def shortest(dim: Dim, known: Known = NOTHING) -> Dim:
+    """The same number in fewer terms where a promised divisor makes divisions exact: n - n // 2 is n // 2 of an even
+    n."""
+    best = dim
+    for factor in () if type(dim) is int else [factor for monomial, _ in _all_terms(dim) for factor in monomial]:
+        if not isinstance(factor, Atom) or factor.kind != "floordiv":
+            continue
+        whole, divisor = factor.operands
+        promise = known.get(str(whole))
+        if promise is not None and type(divisor) is int and promise.multiple_of % divisor == 0:
+            found = substitute(dim, {promise.name: factor_value(factor) * divisor})
+            best = found if len(_all_terms(found)) < len(_all_terms(best)) else best
+    return best
+
+
 def multiple(dim: Dim, known: Known = NOTHING) -> int:
     """The largest integer known to divide it; 0 for the constant 0."""
     if type(dim) is int:

@@ -70,6 +70,24 @@ def test_what_is_promised_is_kept(sizes: tuple[int, ...]) -> None:
             compiled(noise(wrong))
 
 
+# An even size has two equal halves, and one that is promised to be a multiple of three has three equal thirds.
+def test_parts_of_a_promised_size_are_equal() -> None:
+    def halves(x: Any) -> Any:
+        half = x.shape[0] // 2
+        return x[:half] + x[half:]
+
+    def thirds(x: Any) -> Any:
+        third = x.shape[0] // 3
+        return x[:third] + x[third : 2 * third] - x[2 * third :]
+
+    for f, promise, sizes in ((halves, (0, 64, 2), (0, 2, 10)), (thirds, (3, 64, 6), (6, 18))):
+        compiled = td.jit(f, dims={"n": promise}).compile(td.ShapeDtype(("n", 3), "float32"))
+        for n in sizes:
+            np.testing.assert_array_equal(compiled(noise(n, 3)), f(noise(n, 3)))
+    with pytest.raises(ValueError, match="TD0817"):
+        td.jit(halves, dims={"n": (0, 63, 3)}).compile(td.ShapeDtype(("n",), "float32"))
+
+
 # An index that may be outside is accepted for sizes that are not known, and checked by native code before it runs: on
 # the complete path, on the fast one, and in a saved model.
 def test_a_size_that_is_too_small(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from treadle.ir.dims import (
     names,
     parse,
     product,
+    shortest,
     show,
     substitute,
     symbol,
@@ -327,6 +328,20 @@ def test_not_an_int(use):
         use(B)
     error = caught.value
     assert isinstance(error, TreadleError) and error.code == "TD0201" and error.edit
+
+
+# What is left of an even size behind its half is the other half; of a size that may be odd it is not.
+def test_promised_divisors_shorten():
+    n, half = symbol("n"), symbol("n") // 2
+    even = {"n": DimName("n", multiple_of=4)}
+    assert shortest(n - half, even) == half
+    assert shortest(n - half + B, even) == half + B
+    assert shortest(2 * half, even) == n or evaluate(shortest(2 * half, even), {"n": 8}) == 8
+    for same in (n - half, n - n // 8, n, B - half, 7):
+        assert shortest(same, {"n": DimName("n", multiple_of=3)}) == same
+    for dim in (n - half, n * n - n // 4, 3 * n - n // 2 * 6, n // 2 + n // 4 - n):
+        found = shortest(dim, even)
+        assert all(evaluate(found, {"n": v}) == evaluate(dim, {"n": v}) for v in range(0, 40, 4))
 
 
 def test_refusals():
