@@ -293,7 +293,7 @@ class _Loop:
             if not self._moved():
                 where = self._why(steps.core[0])
                 self.run.cx.remark(
-                    op, f"stays a loop: what a step leaves in {' and '.join(names_of)} is read by the next{where}"
+                    op, f"stays a loop: what a step leaves in {_listed(names_of)} is read by the next{where}"
                 )
                 return None
         self._sources()
@@ -308,7 +308,7 @@ class _Loop:
                 for n, where in ((before, "in front of it"), (behind, "behind it"), (once, "once"))
                 if n
             ]
-            what = f"the recurrence of {' and '.join(names_of)} stays a loop"
+            what = f"the recurrence of {_listed(names_of)} stays a loop"
             self.run.cx.remark(op, f"distributed: {what}; {', '.join(parts)}")
         return self._assembled(core)
 
@@ -833,6 +833,10 @@ def chunked(op: Scan, room: int, run: _Pass) -> list[Value]:
         flat: Value = Reshape(y, (whole, *y.shape[2:]))
         results.append(Concatenate((flat, last[i]), 0) if ends else flat)
     return results
+
+
+def _listed(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def _fails(value: Value) -> bool:
