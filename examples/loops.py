@@ -80,7 +80,7 @@ def main() -> None:
     masses = rng.uniform(0.5, 1.5, BODIES) / BODIES
 
     after, fast, counts = fly(places, speeds, masses)
-    print(f"{BODIES} bodies after {STEPS} steps; by distance from the middle: {counts}")
+    print(f"{BODIES} bodies after {STEPS} steps, by distance from the middle:\n  {counts}")
 
     print("what became of the loops:")
     said = [line.strip() for line in fly.explain().splitlines() if " vectorize: " in line and "ops, " not in line]
