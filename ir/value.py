@@ -531,10 +531,12 @@ def may_be_infinite(value: Value) -> bool:
 
 
 class BinaryElementwise(Elementwise):
-    """A map of two operands."""
+    """A map of two operands. `commutes`: exchanged they give the same number."""
 
     x: Value
     y: Value
+
+    commutes: ClassVar[bool] = False
 
 
 class UnaryElementwise(Elementwise):
@@ -548,6 +550,7 @@ class Add(BinaryElementwise):
 
     accepts = ARITHMETIC
     unbounded = None
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.add(x, y)
@@ -577,6 +580,7 @@ class Mul(BinaryElementwise):
 
     accepts = ARITHMETIC
     unbounded = None
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.multiply(x, y)

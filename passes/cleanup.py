@@ -22,7 +22,7 @@ from ..ir.ops.control import Call, Scan, Switch, While
 from ..ir.ops.families import Control
 from ..ir.ops.movement import Broadcast
 from ..ir.text import digest
-from ..ir.value import After, Constant, DimSize, Full, Get, Value, replace
+from ..ir.value import After, BinaryElementwise, Constant, DimSize, Full, Get, Value, replace
 from .join import join
 from .manager import Context, graph_pass
 from .rewrite import in_all_bodies, in_bodies
@@ -132,6 +132,9 @@ def key(value: Value) -> tuple[Any, ...]:
             parts.append(tuple(map(id, content)))
         elif field.kind == "attribute":
             parts.append(exact(content))
+    # The parts of a complex product are rounded one after the other.
+    if isinstance(value, BinaryElementwise) and value.commutes and value.dtype.kind != "complex":
+        parts[2:] = sorted(parts[2:])
     return tuple(parts)
 
 

@@ -992,6 +992,7 @@ class And(Map2):
 
     flat = True
     accepts = INTEGRAL
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.bitwise_and(x, y)
@@ -1002,6 +1003,7 @@ class Or(Map2):
 
     flat = True
     accepts = INTEGRAL
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.bitwise_or(x, y)
@@ -1012,6 +1014,7 @@ class Xor(Map2):
 
     flat = True
     accepts = INTEGRAL
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.bitwise_xor(x, y)
@@ -1181,6 +1184,7 @@ class Eq(Comparison):
     """Whether x and y are equal; zeros of both signs are, NaN never is."""
 
     accepts = ARITHMETIC
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.equal(x, y)
@@ -1190,6 +1194,7 @@ class Ne(Comparison):
     """Whether x and y differ; NaN always does."""
 
     accepts = ARITHMETIC
+    commutes = True
 
     def evaluate(self, x: Array, y: Array) -> Array:
         return np.not_equal(x, y)
