@@ -35,6 +35,40 @@ CHAPTER.line(
 )
 
 
+def _short(dtype: Any, seed: int = 0) -> Any:
+    """All the numbers of a short integer type."""
+    limits = np.iinfo(dtype)
+    return np.random.default_rng(seed).integers(limits.min, limits.max, (1024, 1024), dtype, endpoint=True)
+
+
+def _bf16() -> list[Any]:
+    import ml_dtypes
+
+    return [normal(1024, 1024, seed=seed).astype(ml_dtypes.bfloat16) for seed in (0, 1)]
+
+
+CHAPTER.line(
+    "matmul 1024 u8 x i8 in i32",
+    arguments=lambda: [_short(np.uint8), _short(np.int8, 1)],
+    limit=Limit("dot i8", 2.0 * 1024**3),
+    treadle=lambda td: td.jit(lambda a, b: a.astype(np.int32) @ b.astype(np.int32)),
+)
+CHAPTER.line(
+    "matmul 1024 bf16",
+    arguments=_bf16,
+    limit=Limit("dot bf16", 2.0 * 1024**3),
+    treadle=lambda td: td.jit(lambda a, b: a @ b),
+)
+CHAPTER.line(
+    "exp(x) @ relu(w), 1024",
+    arguments=lambda: [normal(1024, 1024), normal(1024, 1024, seed=1)],
+    limit=Limit("fma f32", 2.0 * 1024**3),
+    treadle=lambda td: td.jit(lambda x, w: np.exp(x) @ np.maximum(w, 0)),
+    torch=lambda torch: lambda x, w: torch.exp(x) @ torch.relu(w),
+    jax=lambda jax: jax.jit(lambda x, w: jax.numpy.exp(x) @ jax.numpy.maximum(w, 0)),
+)
+
+
 def digits() -> tuple[Any, Any, Any, Any]:
     """The example's perceptron, scikit-learn's weights for it, its own predict, and the images that were held out: what
     is measured is what `make demo` shows."""
