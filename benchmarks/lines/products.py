@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from harness.lines import Chapter, Limit, call, normal, of_limit
 
 CHAPTER = Chapter("products")
