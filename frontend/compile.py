@@ -213,17 +213,23 @@ class Compilation:
             tuple(map(str, self.failures)),
         )
 
-    def object_code(self, name: str | None = None, timed: bool = False) -> bytes:
+    def object_code(self, name: str | None = None, timed: bool = False) -> tuple[bytes, tuple[str, ...]]:
+        """The object, and the CPU features that it uses."""
+        from ..codegen.llvm.features import used
         from ..codegen.llvm.optimize import object_code
 
         text = self.llvm(name, timed)
         with self.timings.stage("codegen"):
-            return object_code(text, self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
+            target = used(text, self.target)
+            return object_code(text, target.triple, target.llvm_cpu, target.llvm_features), target.features
 
     def asm(self) -> str:
+        from ..codegen.llvm.features import used
         from ..codegen.llvm.optimize import assembly
 
-        return assembly(self.llvm(), self.target.triple, self.target.llvm_cpu, self.target.llvm_features)
+        text = self.llvm()
+        target = used(text, self.target)
+        return assembly(text, target.triple, target.llvm_cpu, target.llvm_features)
 
     @cached_property
     def sites(self) -> list[tuple[Failure, int]]:
@@ -442,7 +448,6 @@ def manifest_of(compilation: Compilation) -> dict[str, Any]:
         "failures": [
             {**failure._replace(place=None).to_manifest(), "op": number} for failure, number in compilation.sites
         ],
-        "cpu_features": list(compilation.target.features),
         "target": str(compilation.target),
         "treadle": __version__,
         "constants": [b.label for b in program.constants],
@@ -476,14 +481,14 @@ def graph_constants(graph: Graph) -> dict[str, Array]:
 
 def build(compilation: Compilation) -> Built:
     """All the way to an object."""
-    code = compilation.object_code()
+    code, features = compilation.object_code()
     known = graph_constants(compilation.graph)
     folded = {
         buffer.label: array
         for buffer, array in zip(compilation.program.constants, compilation.constants, strict=True)
         if buffer.label not in known
     }
-    return Built(code, manifest_of(compilation), folded)
+    return Built(code, {**manifest_of(compilation), "cpu_features": list(features)}, folded)
 
 
 class Executed:
@@ -564,7 +569,7 @@ class Executed:
         if self.options.target == "host":
             return
         target, here = self.compilation.target, platform.machine()
-        lacking = cpu.missing(target.features)
+        lacking = cpu.missing(self.built.manifest["cpu_features"])
         if target.triple.startswith(here):
             if not lacking:
                 return
@@ -633,7 +638,7 @@ def profile(executed: Executed, leaves: Sequence[Any], *, calls: int, threads: i
     ]
     table = Tensor("times", np.dtype(np.int64), (len(statements), 2))
     timed = Signature(plain.inputs, [*plain.outputs, table], plain.dims, plain.donated, True)
-    executable = executed.loaded(compilation.object_code(timed=True), timed)
+    executable = executed.loaded(compilation.object_code(timed=True)[0], timed)
     return profiling.profile(executable, leaves, statements, calls=calls, threads=threads)[1]
 
 
@@ -811,10 +816,11 @@ def save(
     stem = name or Path(path).stem.replace("-", "_").replace(".", "_")
     compilation = executed.compilation
     program = compilation.program
+    code, features = compilation.object_code(stem)
     artifacts.write(
         path,
-        object_code=compilation.object_code(stem),
-        manifest={**executed.manifest, **extra},
+        object_code=code,
+        manifest={**executed.manifest, **extra, "cpu_features": list(features)},
         texts={"program": compilation.text("program"), "graph": show(compilation.graph)},
         constants=[(b.label, array) for b, array in zip(program.constants, executed.constants, strict=True)],
         name=stem,

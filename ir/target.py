@@ -31,6 +31,7 @@ _LEVELS: Final[dict[str, tuple[Arch, str, tuple[str, ...]]]] = {
     "avx512": ("x86-64", "x86-64-v4", _V4),
     "neon": ("arm64", "generic", ("neon", "fp-armv8")),
 }
+LEVELS: Final = {name: features for name, (_, _, features) in _LEVELS.items()}
 _LEVEL_OF: Final = {(arch, cpu): (name, frozenset(features)) for name, (arch, cpu, features) in _LEVELS.items()}
 
 # What LLVM's code generator may use unasked on x86-64. Each is switched on or off by name, because the name of a CPU

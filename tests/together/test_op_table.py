@@ -193,7 +193,7 @@ def on_target(op: str, name: str, samples: list[Sample]) -> None:
     for group in together(samples):
         compilation = compiled(group.graph(), MODELS[name])
         if name not in RUNNABLE:
-            assert not list(undefined(compilation.object_code()))
+            assert not list(undefined(compilation.object_code()[0]))
             continue
         executed = run(compilation, name)
         assert not list(undefined(executed.built.code))
