@@ -10,6 +10,7 @@ such method: `eig` is refused.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -24,9 +25,12 @@ from ...ir.ops.indexing import ArgSort, take_along
 from ...ir.ops.movement import Concatenate, Iota, Pad
 from ...ir.types import TensorType
 from ...ir.value import Full, Get, Mul, Parameter, Value
+from .. import transforms
 from ..arrays import broadcast, convert, expand, lift, reshape, static_int
-from ..trace import here
+from ..custom import custom_jvp
+from ..trace import here, operation
 from ..tracer import Tracer, unwrap, wrap
+from . import spectral_rules
 from .creation import eye, vander
 from .linear import contract, matmul
 from .reductions import count_nonzero
@@ -254,13 +258,29 @@ def _columns(x: Value, order: Value) -> Value:
     return take_along(x, wide, x.rank - 1, "promised", True)
 
 
+@custom_jvp
+def _decomposed(x: Tracer) -> tuple[Tracer, Tracer]:
+    """The eigenvalues and eigenvectors of a Hermitian matrix, with their derivative."""
+    with operation():
+        values, vectors = _eigen(unwrap(x))
+        return wrap(values), wrap(vectors)
+
+
+@_decomposed.defjvp
+def _decomposed_rule(primals: Any, tangents: Any) -> Any:
+    found = _decomposed(*primals)
+    with operation():
+        values, vectors = map(unwrap, found)
+        return found, tuple(map(wrap, spectral_rules.eigen(values, vectors, unwrap(tangents[0]))))
+
+
 def eigh(a: Any, UPLO: str = "L") -> Any:
-    values, vectors = _eigen(_hermitian(a, UPLO))
-    return EighResult(wrap(values), wrap(vectors))
+    return EighResult(*_decomposed(wrap(_hermitian(a, UPLO))))
 
 
 def eigvalsh(a: Any, UPLO: str = "L") -> Tracer:
-    return wrap(_eigen(_hermitian(a, UPLO))[0])
+    values: Tracer = _decomposed(wrap(_hermitian(a, UPLO)))[0]
+    return values
 
 
 # --- singular values ----------------------------------------------------------------------------------------------
@@ -345,11 +365,36 @@ def _svd(x: Value, whole: bool) -> tuple[Value, Value, Value]:
     return Mul(q, broadcast(expand(phase, (x.rank - 2,)), q.shape)), values, v
 
 
+@partial(custom_jvp, nondiff_argnums=(1,))
+def _factored(x: Tracer, whole: bool) -> tuple[Tracer, Tracer, Tracer]:
+    """U, the singular values and V of `_svd`, with their derivative."""
+    with operation():
+        u, values, v = _svd(unwrap(x), whole)
+        return wrap(u), wrap(values), wrap(v)
+
+
+@_factored.defjvp
+def _factored_rule(whole: bool, primals: Any, tangents: Any) -> Any:
+    rows, columns = _sizes(unwrap(primals[0]))
+    if whole and rows != columns:
+        raise Unsupported(
+            f"svd: how the vectors beyond the {min(rows, columns)} singular values turn is open, so the whole U and V "
+            "of a matrix that is not square have no derivative",
+            code="TD0709",
+            location=here(),
+            edit="full_matrices=False",
+        )
+    found = _factored(primals[0], whole)
+    u, values, v = map(unwrap, found)
+    with operation():
+        return found, tuple(map(wrap, spectral_rules.singular(u, values, v, unwrap(tangents[0]))))
+
+
 def svd(a: Any, full_matrices: bool = True, compute_uv: bool = True, hermitian: bool = False) -> Any:
     if not compute_uv:
         return svdvals(a, hermitian)
-    u, values, v = _svd(_mirrored(a, hermitian), full_matrices)
-    return SVDResult(wrap(u), wrap(values), wrap(adjoint(v)))
+    u, values, v = _factored(wrap(_mirrored(a, hermitian)), full_matrices)
+    return SVDResult(u, values, wrap(adjoint(unwrap(v))))
 
 
 def _mirrored(a: Any, hermitian: bool) -> Value:
@@ -359,8 +404,22 @@ def _mirrored(a: Any, hermitian: bool) -> Value:
 
 def singular_values(x: Value) -> Value:
     """In falling order."""
-    tall = adjoint(x) if _wide(x) else x
-    return _orthogonal(tall)[1]
+    return unwrap(_values(wrap(x)))
+
+
+@custom_jvp
+def _values(x: Tracer) -> Tracer:
+    value = unwrap(x)
+    with operation():
+        return wrap(_orthogonal(adjoint(value) if _wide(value) else value)[1])
+
+
+@_values.defjvp
+def _values_rule(primals: Any, tangents: Any) -> Any:
+    u, values, v = _factored(primals[0], False)
+    with operation():
+        dots = spectral_rules.singular(unwrap(u), unwrap(values), unwrap(v), unwrap(tangents[0]))
+        return values, wrap(dots[1])
 
 
 def svdvals(x: Any, hermitian: bool = False) -> Tracer:
@@ -398,7 +457,23 @@ def pinv(a: Any, rcond: Any = None, hermitian: bool = False, *, rtol: Any = np._
         default = 1e-15 if rtol is np._NoValue else max(_sizes(x)) * _epsilon(x.dtype)
         rcond = default if rtol is np._NoValue or rtol is None else rtol
     cutoff = elementwise(np.multiply, rcond, wrap(_largest(singular_values(x))))
-    return wrap(_inverse(x, convert(unwrap(cutoff), real_of(x.dtype)), None))
+    found: Tracer = _inverted(wrap(x), transforms.stop_gradient(wrap(convert(unwrap(cutoff), real_of(x.dtype)))))
+    return found
+
+
+@custom_jvp
+def _inverted(x: Tracer, cutoff: Tracer) -> Tracer:
+    """The pseudo-inverse, with its derivative while the rank stays."""
+    with operation():
+        return wrap(_inverse(unwrap(x), unwrap(cutoff), None))
+
+
+@_inverted.defjvp
+def _inverted_rule(primals: Any, tangents: Any) -> Any:
+    found = _inverted(*primals)
+    with operation():
+        change = spectral_rules.pseudo_inverse(unwrap(primals[0]), unwrap(found), unwrap(tangents[0]))
+        return found, wrap(change)
 
 
 def matrix_rank(A: Any, tol: Any = None, hermitian: bool = False, *, rtol: Any = None) -> Tracer:
