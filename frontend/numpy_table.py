@@ -168,7 +168,8 @@ def text() -> str:
         "## Random numbers, refused\n",
         "`numpy.random` inside a trace is found by the state of its generator (TD0809): its numbers would be drawn "
         "once and then be constants. Draw before the call, or use `td.random` with a key. What a generator of your own "
-        "(`np.random.default_rng`) gives while tracing is a constant, as any other array that you close over.\n",
+        "(`np.random.default_rng(seed)`) gives while tracing is a constant, as any other array that you close over; "
+        "one without a seed is refused where it is made inside.\n",
         _wrapped([f"random.{name}" for name in drawing()]),
     ]
     parts += ["## Never traced\n", _SILENT[0].upper() + _SILENT[1:] + ":\n", _names(concrete)]

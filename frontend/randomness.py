@@ -1,7 +1,9 @@
-"""NumPy's global random numbers inside a trace: found by comparing the generator's state, then located by line.
+"""NumPy's random numbers inside a trace: those of its global generator are found by comparing the state, then located
+by line; a generator that is made without a seed, by its asking for entropy.
 
-A number drawn while tracing would be a constant of the compiled program, drawn once. Generators that the user makes are
-their own affair: what they give during a trace are constants, as any other array of the closure is.
+A number drawn while tracing would be a constant of the compiled program, drawn once. Generators that the user makes of
+a seed, or outside, are their own affair: what they give during a trace are constants, as any other array of the closure
+is.
 """
 
 from __future__ import annotations
@@ -11,27 +13,51 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from ..ir.errors import Unsupported
 from ..ir.location import Location
+from .trace import current, here
 from .userline import is_internal, location_of
 
 State = dict[str, Any]
-_FRESH = 623  # the position of a Mersenne twister just seeded by the system, from which nothing was drawn
 
 
 def snapshot() -> State | None:
-    """The state of NumPy's global generator; None while `numpy.random` is not even loaded."""
+    """The state of NumPy's global generator; None while `numpy.random` is not even loaded. From then on entropy is
+    refused to traces."""
     module = sys.modules.get("numpy.random")
-    return None if module is None else module.get_state(False)
+    if module is None:
+        return None
+    _guard(sys.modules["numpy.random.bit_generator"])
+    state: State = module.get_state(False)
+    return state
+
+
+def _guard(module: Any) -> None:
+    """Put ourselves between NumPy and the source of its seeds: outside of traces the request is passed on."""
+    source = module.randbits
+    if getattr(source, "refuses_traces", False):
+        return
+
+    def randbits(count: int) -> int:
+        if current() is not None:
+            raise Unsupported(
+                "a generator of numpy.random without a seed is made inside a traced function: what it draws would be "
+                "constants, others each time it is compiled",
+                code="TD0809",
+                location=here(),
+                edit="make it outside, give it a seed, or use td.random with a key",
+            )
+        drawn: int = source(count)
+        return drawn
+
+    randbits.refuses_traces = True  # type: ignore[attr-defined]
+    module.randbits = randbits
 
 
 def changed(before: State | None) -> bool:
     """Whether the generator was used since `before`."""
     now = snapshot()
-    if now is None:
-        return False
-    if before is None:
-        return bool(now["state"].get("pos", _FRESH) != _FRESH or now["has_gauss"])
-    return not _same(before, now)
+    return before is not None and now is not None and not _same(before, now)
 
 
 def _same(a: State, b: State) -> bool:

@@ -638,6 +638,9 @@ def trace_to_graph(
         if found is None:
             raise
         raise trimmed(found) from None
+    if outermost and before is None and randomness.snapshot() is not None:
+        # The module was loaded on the way: only now can it be said whether its generators have seeds.
+        return trace_to_graph(fn, specs, rebuild, name, dims)
     if outermost and randomness.changed(before):
         where = randomness.locate(lambda: _trace(fn, specs, rebuild, name, dims), before)
         raise Unsupported(

@@ -128,6 +128,10 @@ def draw(x: Any) -> Any:
     return y + np.random.normal(size=4)  # noqa: NPY002
 
 
+def unseeded(x: Any) -> Any:
+    return x + np.random.default_rng().normal(size=4)
+
+
 def checked(x: Any) -> Any:
     assert x.sum() > 0
     return x
@@ -186,6 +190,7 @@ CASES = {
     "a constant changed meanwhile": Case(change_constant, (X,), ValueError, "TD0629", "x[0, 0] + TABLE", "argument"),
     # the rest
     "random": Case(draw, (X,), TypeError, "TD0809", "y + np.random.normal", "td.random"),
+    "no seed": Case(unseeded, (X,), TypeError, "TD0809", "np.random.default_rng()", "give it a seed"),
     "index out of range": Case(lambda x: x[3], (X,), IndexError, "TD0818", "x[3]"),
     "index out of range, behind": Case(lambda x: x[:, -5], (X,), IndexError, "TD0818", "x[:, -5]"),
     "too many indices": Case(lambda x: x[0, 0, 0], (X,), IndexError, "TD0818", "x[0, 0, 0]"),

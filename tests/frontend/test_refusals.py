@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import operator
 import pickle
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -314,3 +316,20 @@ def test_errors_of_the_user_stay_theirs() -> None:
     with pytest.raises(ValueError, match="my own") as caught:
         td.jit(user)(X)
     assert not isinstance(caught.value, TreadleError)
+
+
+# A generator without a seed is found also where `numpy.random` is loaded by the very trace; outside of traces it is
+# made as ever.
+def test_a_generator_without_a_seed() -> None:
+    script = (
+        "import sys, numpy as np, treadle as td\n"
+        "assert 'numpy.random' not in sys.modules\n"
+        "try:\n"
+        "    td.jit(lambda x: x + np.random.default_rng().normal(size=4))(np.ones(4))\n"
+        "except td.TreadleError as error:\n"
+        "    print(error.code)\n"
+        "print(np.random.default_rng().normal() != np.random.default_rng().normal())\n"
+        "print(td.jit(lambda x: x * 2)(np.ones(1)))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert run.stdout.split("\n")[:3] == ["TD0809", "True", "[2.]"]
