@@ -89,6 +89,13 @@ def _three(query: Any, key: Any, value: Any) -> tuple[Value, Value, Value, DType
     return q, k, v, kind
 
 
+def _check_ranks(q: Value, k: Value, v: Value, form: str) -> None:
+    if q.rank < 3 or k.rank != q.rank or v.rank != q.rank:
+        raise ShapeMismatch(
+            f"attention: query {q.type}, key {k.type}, value {v.type} must be {form}", code="TD0833", location=here()
+        )
+
+
 @public
 def dot_product_attention(
     query: Any,
@@ -109,12 +116,7 @@ def dot_product_attention(
     Scores and weights are kept in f32 at least (Vaswani et al. 2017). TD0833 where shapes do not go together.
     """
     q, k, v, kind = _three(query, key, value)
-    if q.rank < 3 or k.rank != q.rank or v.rank != q.rank:
-        raise ShapeMismatch(
-            f"attention: query {q.type}, key {k.type}, value {v.type} must be [..., T, N, H]",
-            code="TD0833",
-            location=here(),
-        )
+    _check_ranks(q, k, v, "[..., T, N, H]")
     rank = q.rank
     order = (*range(rank - 3), rank - 2, rank - 3, rank - 1)
     q, k, v = (permute(x, order) for x in (q, k, v))
@@ -144,12 +146,7 @@ def scaled_dot_product_attention(
     bare = q.rank == 2
     if bare:
         q, k, v = (expand(x, (0,)) for x in (q, k, v))
-    if q.rank < 3 or k.rank != q.rank or v.rank != q.rank:
-        raise ShapeMismatch(
-            f"attention: query {q.type}, key {k.type}, value {v.type} must be [..., N, T, H]",
-            code="TD0833",
-            location=here(),
-        )
+    _check_ranks(q, k, v, "[..., N, T, H]")
     mask: Value | None = None
     if attn_mask is not None:
         given = unwrap(lift(attn_mask))

@@ -116,12 +116,19 @@ def _with_bias(found: Value, bias: Any, layout: str) -> Tracer:
     return out
 
 
-def _convolved(x: Any, w: Any) -> tuple[Value, Value, DType | None]:
-    """Both operands in one dtype; fp8 in f32, which is also the dtype to return to."""
+def _convolved(name: str, x: Any, w: Any) -> tuple[Value, Value, DType | None, int]:
+    """Both operands in one dtype; fp8 in f32, which is also the dtype to return to; and over how many axes."""
     given = operands(x, w)
     kind = result_type(*map(described, given))
     inner = f32 if kind in FLOAT8 else kind
-    return typed(given[0], inner), typed(given[1], inner), kind if kind in FLOAT8 else None
+    value, weights = typed(given[0], inner), typed(given[1], inner)
+    if value.rank < 3 or weights.rank != value.rank:
+        raise _apart(name, value, weights)
+    return value, weights, kind if kind in FLOAT8 else None, value.rank - 2
+
+
+def _apart(name: str, value: Value, weights: Value) -> ShapeMismatch:
+    return ShapeMismatch(f"{name}: {value.type} and {weights.type} do not go together", code="TD0832", location=here())
 
 
 @public
@@ -146,10 +153,7 @@ def conv(
 
     TD0832 where shapes do not go together, TD0830 where the other arguments do not.
     """
-    value, weights, storage = _convolved(x, w)
-    rank = value.rank - 2
-    if rank < 1 or weights.rank != value.rank:
-        raise ShapeMismatch(f"conv: {value.type} and {weights.type} do not go together", code="TD0832", location=here())
+    value, weights, storage, rank = _convolved("conv", x, w)
     spelt = _layout(layout, rank)
     given, mine = spelt.partition("->")[0].split(",")
     spatial = [letter for letter in given if letter not in "NC"]
@@ -188,12 +192,9 @@ def conv_transpose(
 
     TD0832 where shapes do not go together, TD0830 where the other arguments do not.
     """
-    value, weights, storage = _convolved(x, w)
-    rank = value.rank - 2
-    if rank < 1 or weights.rank != value.rank or weights.shape[0] != value.shape[1]:
-        raise ShapeMismatch(
-            f"conv_transpose: {value.type} and {weights.type} do not go together", code="TD0832", location=here()
-        )
+    value, weights, storage, rank = _convolved("conv_transpose", x, w)
+    if weights.shape[0] != value.shape[1]:
+        raise _apart("conv_transpose", value, weights)
     window = tuple(static_int(n, "the window") for n in weights.shape[2:])
     strides, dilations = _numbers(stride, rank, "stride"), _numbers(dilation, rank, "dilation")
     pads = _padding(padding, value.shape[2:], window, strides, dilations)
