@@ -15,7 +15,7 @@ from functools import singledispatch
 import numpy as np
 
 from ..ir.classes import dataclass
-from ..ir.dims import Dim, known_le
+from ..ir.dims import Dim, known_le, product
 from ..ir.dtypes import DType, accumulator, bool_, f32, i32, i64, real_of
 from ..ir.graph import Graph, Uses, inline
 from ..ir.location import at
@@ -879,7 +879,55 @@ def _(value: Dot, exact: bool) -> Value | None:
             return replace(value, x=x, y=y, accumulate=to)
         case Dot(_, Broadcast()):
             return shared_operand(value)
+        case Dot(Reshape(Transpose() as x), y) if not isinstance(y, Transpose):
+            parts = taken_apart(x.shape, value.x.shape, value.x_contract)
+            if parts is not None:
+                x_axes, contract, sizes = parts
+                y_axes, y_contract, shape = taken_apart_alike(y.shape, value.y_contract, sizes)
+                batch, y_batch = (
+                    tuple([axes[i][0] for i in given])
+                    for axes, given in ((x_axes, value.x_batch), (y_axes, value.y_batch))
+                )
+                y = Reshape(y, shape)
+                return Dot(x, y, batch, y_batch, contract, y_contract, value.accumulate)
     return None
+
+
+Axes = tuple[tuple[int, ...], ...]
+
+
+def taken_apart(
+    parts: Shape, whole: Shape, contract: tuple[int, ...]
+) -> tuple[Axes, tuple[int, ...], tuple[Shape, ...]] | None:
+    """Which axes of `parts` each axis of `whole` joins, those that are contracted, and the sizes of these; None where
+    other axes are joined too. A product over joined axes is one over all of them, so they need not be joined."""
+    axes: list[tuple[int, ...]] = []
+    at = 0
+    for number, size in enumerate(whole):
+        first = at
+        while at < len(parts) and (at == first or product(parts[first:at]) != size):
+            at += 1
+        if product(parts[first:at]) != size or (at - first != 1 and number not in contract):
+            return None
+        axes.append(tuple(range(first, at)))
+    if at != len(parts) or all(len(axes[number]) == 1 for number in contract):
+        return None
+    sizes = tuple([tuple([parts[axis] for axis in axes[number]]) for number in contract])
+    return tuple(axes), tuple([axis for number in contract for axis in axes[number]]), sizes
+
+
+def taken_apart_alike(
+    whole: Shape, contract: tuple[int, ...], sizes: tuple[Shape, ...]
+) -> tuple[Axes, tuple[int, ...], Shape]:
+    """The axes of `whole`, those that are contracted in parts of the given sizes: which they become, which of these
+    are contracted, and the shape."""
+    shape: list[Dim] = []
+    axes: list[tuple[int, ...]] = []
+    for number, size in enumerate(whole):
+        parts = sizes[contract.index(number)] if number in contract else (size,)
+        axes.append(tuple(range(len(shape), len(shape) + len(parts))))
+        shape += parts
+    return tuple(axes), tuple([axis for number in contract for axis in axes[number]]), tuple(shape)
 
 
 def _in_order(permutation: tuple[int, ...], axes: tuple[int, ...]) -> bool:

@@ -16,12 +16,12 @@ from sample import agree, around, at_sizes, kind
 from text_cases import AllKernels
 
 from treadle.ir import dtypes, target
-from treadle.ir.dims import symbol
+from treadle.ir.dims import DimName, symbol
 from treadle.ir.dtypes import DTYPES, FLOATS, INTEGERS, DType, bool_, f16, f32, f64, i32, i64, u8
 from treadle.ir.evaluate import evaluate
 from treadle.ir.fingerprint import same
 from treadle.ir.forms import WELL_FORMED
-from treadle.ir.graph import Graph
+from treadle.ir.graph import Graph, from_function
 from treadle.ir.ops.contract import Dot
 from treadle.ir.ops.elementwise import (
     Abs,
@@ -527,3 +527,24 @@ def test_dims_that_are_numbers() -> None:
     """A size that is known is a number like any other."""
     check(lambda x: x + Convert(DimSize(0), i64), lambda x: x, "i64[]")
     assert dtypes.i64 is i64 and issubclass(Sub, Value) and issubclass(Prod, Value) and issubclass(Mul, Value)
+
+
+@pytest.mark.parametrize("names", [(), ("B", "T")], ids=["known", "named"])
+@pytest.mark.parametrize("heads", [0, 1, 3])
+def test_products_over_joined_axes(heads: int, names: tuple[str, ...]) -> None:
+    """Heads of attention, joined before the last product: no array is moved, whatever the sizes."""
+    b, t = tuple(map(symbol, names)) or (2, 4)
+
+    def build(x: Value, w: Value) -> Value:
+        x = Reshape(Transpose(x, (0, 2, 1, 3)), (b, t, heads * 5))
+        return Dot(x, w, (), (), (2,), (0,))
+
+    made = from_function("joined", [TensorType((b, heads, t, 5), f64), TensorType((heads * 5, 6), f64)], build)
+    graph = Graph(made.name, made.params, made.results, tuple(DimName(name) for name in names))
+    found = identities(graph, context())
+    if heads:
+        assert not any(isinstance(value, Transpose) for value in found.ops)
+    rng = np.random.default_rng(0)
+    for sizes in [(2, 4)] if not names else [(2, 4), (1, 1), (0, 3)]:
+        args = rng.standard_normal((sizes[0], heads, sizes[1], 5)), rng.standard_normal((heads * 5, 6))
+        np.testing.assert_allclose(evaluate(found, *args)[0], evaluate(graph, *args)[0], rtol=1e-12, atol=1e-12)
