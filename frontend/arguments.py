@@ -19,6 +19,7 @@ from ..ir.dims import Dim, DimName, SymbolicDim, names, parse
 from ..ir.dtypes import DType, of
 from ..ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ..ir.types import TensorType
+from ..runtime.borrow import from_dlpack
 from . import tree
 from .trace import LeafSpec
 from .tracer import Tracer, unwrap
@@ -221,9 +222,11 @@ def _type_of(array: Any, path: str, function: str) -> TensorType:
 
 def as_numpy(leaf: Any, path: str, function: str) -> np.ndarray[Any, Any]:
     """A NumPy view of an array of another library, without a copy where DLPack allows."""
+    import ml_dtypes  # noqa: F401  # NumPy then knows the types by name that others may lend
+
     reason: Exception | None = None
     for attribute, read in (
-        ("__dlpack__", np.from_dlpack), ("__array_interface__", np.asarray), ("__array__", np.asarray)
+        ("__dlpack__", from_dlpack), ("__array_interface__", np.asarray), ("__array__", np.asarray)
     ):  # fmt: skip
         if hasattr(leaf, attribute):
             try:
@@ -234,7 +237,7 @@ def as_numpy(leaf: Any, path: str, function: str) -> np.ndarray[Any, Any]:
     raise TypeMismatch(
         f"{function}: {path} is a {type(leaf).__name__} that does not give its memory to NumPy: {reason}",
         code="TD0626",
-        edit="copy it to the CPU first",
+        edit="detach it and copy it to the CPU first",
     )
 
 

@@ -537,6 +537,8 @@ class Executed:
 
     @cached_property
     def signature(self) -> Signature:
+        for kind in (*self.graph.param_types, *self.graph.result_types):
+            kind.dtype.numpy  # noqa: B018  # NumPy then knows the type by its name, too
         return Signature.from_manifest(self.manifest)
 
     @cached_property
@@ -694,9 +696,11 @@ def alarm(compilation: Compilation, seconds: float) -> Iterator[None]:
 
 
 def value_in_hand(frame: FrameType | None) -> Value | None:
-    """The op that the code running in `frame` is about: the innermost local variable that holds one, if any does."""
+    """The op that the code running in `frame` is about: the innermost local variable that holds one, if any does. One
+    that is being made has no type yet."""
     while frame is not None:
-        found = next((each for each in frame.f_locals.values() if isinstance(each, Value)), None)
+        locals_of = list(frame.f_locals.values())
+        found = next((each for each in locals_of if isinstance(each, Value) and "type" in each.__dict__), None)
         if found is not None:
             return found
         frame = frame.f_back

@@ -132,6 +132,7 @@ def _fitting(
             f"{what} has the structure {found}, {structure} is needed",
             code="TD0708",
             location=definition(function),
+            edit=f"return {structure} there, with None for what is zero",
         )
     values: list[Value] = []
     for leaf, kind, moves, path in zip(leaves, types, mask, structure.paths(""), strict=True):
@@ -146,7 +147,10 @@ def _fitting(
             value = lift(leaf, Full(0, kind)) if not isinstance(leaf, Tracer) else value
         if value.type != kind:
             raise TypeMismatch(
-                f"{what}{path} is {value.type}, {kind} is needed", code="TD0708", location=definition(function)
+                f"{what}{path} is {value.type}, {kind} is needed",
+                code="TD0708",
+                location=definition(function),
+                edit=f".astype({kind.dtype.numpy.name!r})" if value.shape == kind.shape else f"an array of {kind}",
             )
         values.append(value)
     return values
@@ -202,6 +206,7 @@ class custom_jvp(_Custom):
                         f"the rule of {self.name} must return (value, tangent)",
                         code="TD0708",
                         location=definition(function),
+                        edit="return value, tangent",
                     )
                 kinds, structure = call.traced.out_types, call.traced.out_tree
                 everything = [True] * len(kinds)
@@ -250,6 +255,7 @@ class custom_vjp(_Custom):
                     f"the rule forward of {self.name} must return (value, residuals)",
                     code="TD0708",
                     location=definition(fwd),
+                    edit="return value, residuals",
                 )
             what = f"the value that the rule forward of {self.name} gives"
             return [wrap(v) for v in _fitting(found[0], structure, kinds, everything, fwd, what)], found[1]
@@ -273,6 +279,7 @@ class custom_vjp(_Custom):
                         f"cotangents",
                         code="TD0708",
                         location=definition(bwd),
+                        edit="return (cotangent,), one for each argument, or None for zero",
                     )
                 values: list[Value] = []
                 first = 0

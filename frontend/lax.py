@@ -108,12 +108,19 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
 def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
     """`branches[index](*operands)`, the index moved to the nearest branch; only one of them runs."""
     if not branches:
-        raise InvalidValue("switch: there is no branch", code="TD0840", location=here())
+        raise InvalidValue(
+            "switch: there is no branch", code="TD0840", location=here(), edit="give one function at least"
+        )
     if not isinstance(index, Tracer):
         return branches[min(max(static_int(index, "index"), 0), len(branches) - 1)](*operands)
     chosen = unwrap(index)
     if chosen.rank != 0 or not (chosen.dtype.is_integer or chosen.dtype is bool_):
-        raise TypeMismatch(f"switch: the index is {chosen.type}, an integer is needed", code="TD0840", location=here())
+        raise TypeMismatch(
+            f"switch: the index is {chosen.type}, an integer is needed",
+            code="TD0840",
+            location=here(),
+            edit="one number: .astype(np.int64) of a scalar",
+        )
     selector = chosen if chosen.dtype in (bool_, i32, i64) else convert(chosen, i64)
     return _switch(selector, tuple(branches), operands, "switch")
 
@@ -132,6 +139,7 @@ def _switch(selector: Value, branches: Sequence[Callable[..., Any]], operands: A
                 f"{what}: branch {i} gives {body.out_tree}, branch 0 gives {first.out_tree}",
                 code="TD0841",
                 location=here(),
+                edit="return the same containers from all branches",
             )
     kinds, weak = _met(bodies, what)
     bodies = [_converted(body, kinds) for body in bodies]
@@ -240,7 +248,10 @@ def _carry_edit(spec: LeafSpec, kind: TensorType) -> str:
 def _check_tree(got: TreeDef, expected: TreeDef, what: str) -> None:
     if got != expected:
         raise TypeMismatch(
-            f"{what}: the carry goes in as {expected} and comes out as {got}", code="TD0842", location=here()
+            f"{what}: the carry goes in as {expected} and comes out as {got}",
+            code="TD0842",
+            location=here(),
+            edit=f"return {expected}, as it came in",
         )
 
 
@@ -261,6 +272,11 @@ def scan(
     """
     if checkpoint:
         return _in_pieces(f, init, xs, length, reverse, checkpoint)
+    return _stepped(f, init, xs, length, reverse)
+
+
+def _stepped(f: Any, init: Any, xs: Any, length: Any = None, reverse: bool = False, chunk: int = 0) -> tuple[Any, Any]:
+    """A scan of which at most `chunk` steps are taken at once (0: any number)."""
     carry, carry_tree = _lifted(init)
     slices, x_tree = _lifted(xs)
     steps = _length(slices, x_tree, length)
@@ -272,7 +288,9 @@ def scan(
         def flat(*leaves: Tracer) -> tuple[Any, Any]:
             found: Any = f(carry_tree.unflatten(leaves[:count]), x_tree.unflatten(leaves[count:]))
             if not isinstance(found, tuple) or len(found) != 2:
-                raise TypeMismatch("scan: f must return (carry, y)", code="TD0842", location=here())
+                raise TypeMismatch(
+                    "scan: f must return (carry, y)", code="TD0842", location=here(), edit="return carry, ()"
+                )
             return found[0], found[1]
 
         body = trace_inner(flat, [*specs, *x_specs], _name(f, "scan"))
@@ -281,7 +299,8 @@ def scan(
 
     body, carry = _settled(trace_body, carry, carry_tree, "scan")
     outer, (graph,) = _union([body])
-    found = Scan(outer, tuple([unwrap(x) for x in carry]), tuple([unwrap(x) for x in slices]), graph, steps, reverse)
+    begin, stacks = tuple([unwrap(x) for x in carry]), tuple([unwrap(x) for x in slices])
+    found = Scan(outer, begin, stacks, graph, steps, reverse, chunk=chunk)
     last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
     stacked = len(graph.results) - count
     return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)
@@ -319,12 +338,15 @@ def _rows(x: Tracer, split: tuple[int, int] | None) -> Tracer:
 def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
     if not slices:
         if length is None:
-            raise InvalidValue("scan: without xs, length is needed", code="TD0843", location=here())
+            raise InvalidValue("scan: without xs, length is needed", code="TD0843", location=here(), edit="length=n")
         return static_dim(length, "length")
     for x, path in zip(slices, structure.paths("xs"), strict=True):
         if x.ndim == 0:
             raise TypeMismatch(
-                f"scan: {path} is a scalar, there is no axis to scan over", code="TD0843", location=here()
+                f"scan: {path} is a scalar, there is no axis to scan over",
+                code="TD0843",
+                location=here(),
+                edit="close over what is the same in all steps",
             )
     steps = slices[0].shape[0]
     for x, path in zip(slices, structure.paths("xs"), strict=True):
@@ -333,20 +355,34 @@ def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
                 f"scan: {path} has {x.shape[0]} slices, {steps if length is None else length} are wanted",
                 code="TD0843",
                 location=here(),
+                edit="cut them to one length: x[:n]",
             )
     return steps
 
 
 @in_trace
 def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
-    """`f` of each slice of `xs` along its first axis, stacked. `batch_size` is a hint."""
-    return scan(lambda carry, x: (carry, f(x)), (), xs)[1]
+    """`f` of each slice of `xs` along its first axis, stacked: of all at once where that pays, of at most `batch_size`
+    if it is given. Errors: TD0843."""
+    return _stepped(lambda carry, x: (carry, f(x)), (), xs, chunk=chunk_of(batch_size, "map: batch_size"))[1]
 
 
 @in_trace
-def pfor(fn: Callable[[Any], Any], n: Any) -> Any:
-    """`fn(i)` for i in 0..n-1, stacked; the steps do not depend on each other and may run in any order."""
-    return _counted(lambda i, carry: (carry, fn(i)), (), static_dim(n, "n"), 0)[1]
+def pfor(fn: Callable[[Any], Any], n: Any, *, chunk_size: int | None = None) -> Any:
+    """`fn(i)` for i in 0..n-1, stacked: for all at once where that pays, for at most `chunk_size` if it is given.
+    Errors: TD0843."""
+    chunk = chunk_of(chunk_size, "pfor: chunk_size")
+    return _counted(lambda i, carry: (carry, fn(i)), (), static_dim(n, "n"), 0, chunk)[1]
+
+
+def chunk_of(size: Any, what: str) -> int:
+    """How many steps may be taken at once, 0 for any number."""
+    if size is None:
+        return 0
+    found = static_int(size, what)
+    if found < 1:
+        raise InvalidValue(f"{what} is {found}, at least one step is taken at once", code="TD0843", location=here())
+    return found
 
 
 @in_trace
@@ -370,7 +406,9 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
     return while_loop(unfinished, step, (wrap(start), wrap(stop), init_val))[2]
 
 
-def _counted(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, low: Dim) -> tuple[Any, Any]:
+def _counted(
+    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, low: Dim, chunk: int = 0
+) -> tuple[Any, Any]:
     """A scan over the numbers low, low + 1, ... of which nothing is stored."""
     carry, carry_tree = _lifted(init)
     count = len(carry)
@@ -391,7 +429,7 @@ def _counted(f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, lo
     # The op wants the number before what is captured.
     params = (graph.params[len(outer)], *graph.params[: len(outer)], *graph.params[len(outer) + 1 :])
     graph = Graph(graph.name, params, graph.results)
-    found = Scan(outer, tuple([unwrap(x) for x in carry]), (), graph, steps, False, True)
+    found = Scan(outer, tuple([unwrap(x) for x in carry]), (), graph, steps, False, True, chunk)
     last = _wrapped(found, count, [x.weak for x in carry], carry_tree)
     stacked = len(graph.results) - count
     return last, _wrapped(found, stacked, [None] * stacked, body.out_tree.children[1], count)

@@ -182,6 +182,8 @@ def load(path: str | os.PathLike[str], verify: bool = False) -> Loaded:
 
     Damaged, foreign or too new files, and files for a CPU with features this one lacks, are refused by name.
     """
+    import ml_dtypes  # noqa: F401  # the model's types may be among its own
+
     try:
         return _loaded(Model(load_artifact(path, verify=verify)))
     except OSError as error:

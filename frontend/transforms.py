@@ -211,6 +211,7 @@ class Point:
                 f"{self.name}: with has_aux it must return (value, aux), it returns {structure}",
                 code="TD0704",
                 location=here(),
+                edit="return value, aux",
             )
         count = structure.children[0].leaves
         return found[:count], found[count:]
@@ -254,7 +255,12 @@ def _matching(given: Any, structure: TreeDef, like: Sequence[Value], what: str, 
     leaves, found = tree.flatten(given)
     if found.leaves != structure.leaves or found != structure:
         raise TypeMismatch(
-            f"{name}: the {what} has the structure {found}, {structure} is needed", code="TD0703", location=here()
+            f"{name}: the {what} has the structure {found}, {structure} is needed",
+            code="TD0703",
+            location=here(),
+            edit="one tangent for each primal: td.jvp(f, (x, y), (tx, ty))"
+            if what == "tangent"
+            else "a cotangent like the value: td.tree.map(np.ones_like, value)",
         )
     values = []
     for leaf, other, path in zip(leaves, like, structure.paths(what), strict=True):
@@ -268,7 +274,12 @@ def _matching(given: Any, structure: TreeDef, like: Sequence[Value], what: str, 
             value = lift(leaf, other)
         if value.type != other.type:
             raise TypeMismatch(
-                f"{name}: {path} is {value.type}, {other.type} is needed", code="TD0703", location=here()
+                f"{name}: {path} is {value.type}, {other.type} is needed",
+                code="TD0703",
+                location=here(),
+                edit=f".astype({other.dtype.numpy.name!r})"
+                if value.shape == other.shape
+                else f"an array of {other.type}",
             )
         values.append(value)
     return values
@@ -368,14 +379,19 @@ def vmap(
     in_axes: Any = 0,
     out_axes: Any = 0,
     axis_size: int | None = None,
+    *,
+    chunk_size: int | None = None,
 ) -> Callable[..., Any]:
-    """`fun` over one more axis of its arguments, as one batched program.
+    """`fun` over one more axis of its arguments, as one batched program; over at most `chunk_size` elements at once, if
+    it is given.
 
     `in_axes`: an int or None (not mapped) for all arguments, or a tuple with one for each, each a tree prefix of its
     argument; `out_axes` likewise for the results. Errors: TD0710 wrong structure, TD0711 sizes differ or none is known,
-    TD0712 an axis that is not there.
+    TD0712 an axis that is not there, TD0713 a chunk of no element.
     """
     name = name_of(fun)
+    if chunk_size is not None and chunk_size < 1:
+        raise InvalidValue(f"vmap of {name}: chunk_size is {chunk_size}, at least 1 is needed", code="TD0713")
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         axes = _prefix(in_axes if isinstance(in_axes, int | None) else tuple(in_axes), args, "in_axes", name)
@@ -392,7 +408,12 @@ def vmap(
                 continue
             if not -value.rank <= axis < value.rank:
                 raise InvalidValue(
-                    f"vmap of {name}: {path} is {value.type} and has no axis {axis}", code="TD0712", location=here()
+                    f"vmap of {name}: {path} is {value.type} and has no axis {axis}",
+                    code="TD0712",
+                    location=here(),
+                    edit=f"an axis from {-value.rank} to {value.rank - 1}, or None for what is not mapped"
+                    if value.rank
+                    else "in_axes=None for what is not mapped",
                 )
             axis %= value.rank
             if size is None:
@@ -402,10 +423,18 @@ def vmap(
                     f"vmap of {name}: axis {axis} of {path} has {value.shape[axis]} elements, {first} has {size}",
                     code="TD0711",
                     location=here(),
+                    edit=f"axis_size={value.shape[axis]}, or none"
+                    if first == "axis_size"
+                    else "in_axes=(0, None): None for what all members share",
                 )
             fronted.append(_moved(value, axis, 0))
         if size is None:
-            raise InvalidValue(f"vmap of {name}: nothing is mapped; give axis_size", code="TD0711", location=here())
+            raise InvalidValue(
+                f"vmap of {name}: nothing is mapped, so no size is known",
+                code="TD0711",
+                location=here(),
+                edit="axis_size=n, or an axis among in_axes",
+            )
 
         def flat(*tracers: Tracer) -> Any:
             inner_args, inner_kwargs = structure.unflatten(tracers)
@@ -415,8 +444,13 @@ def vmap(
         types = [v.tensor.with_shape(v.shape[1:]) if m else v.tensor for v, m in zip(fronted, mask, strict=True)]
         traced = trace_inner(flat, types, name)
         whole = (*(False for _ in traced.outer), *mask)
-        graph, flags = batch.batch(traced.graph, whole, size)
-        outs = inline(graph, (*traced.outer, *fronted))
+        outs: Sequence[Value]
+        if chunk_size is None:
+            graph, flags = batch.batch(traced.graph, whole, size)
+            outs = inline(graph, (*traced.outer, *fronted))
+        else:
+            outs = batch.by_steps(traced.graph, (*traced.outer, *fronted), whole, size, chunk_size)
+            flags = (True,) * len(outs)
         example = traced.out_tree.unflatten(range(len(outs)))
         places = _prefix(out_axes, example, "out_axes", name)
         results = []
@@ -427,6 +461,7 @@ def vmap(
                         f"vmap of {name}: a result with out_axes None depends on the mapped axis",
                         code="TD0710",
                         location=here(),
+                        edit="out_axes=0 for it",
                     )
                 results.append(wrap(out))
                 continue
@@ -436,6 +471,7 @@ def vmap(
                     f"vmap of {name}: a batch of results is {full.type} and has no axis {place}",
                     code="TD0712",
                     location=here(),
+                    edit=f"an axis from {-full.rank} to {full.rank - 1}",
                 )
             results.append(wrap(_moved(full, 0, place % full.rank)))
         return traced.out_tree.unflatten(results)
@@ -464,6 +500,7 @@ def _prefix(axes: Any, whole: Any, what: str, name: str) -> list[int | None]:
         f"vmap of {name}: {what} has the structure {axes!r}, which is no prefix of {tree.structure(whole)}",
         code="TD0710",
         location=here(),
+        edit=f"{what}=0 for all of it, or an entry for each {'argument' if what == 'in_axes' else 'result'}",
     )
 
 
@@ -580,6 +617,9 @@ def transformed(
 def _position(number: int, count: int, name: str) -> int:
     if not -count <= number < count:
         raise InvalidValue(
-            f"{name}: there is no argument number {number}, {count} were given", code="TD0705", location=here()
+            f"{name}: there is no argument number {number}, {count} were given",
+            code="TD0705",
+            location=here(),
+            edit=f"argnums={count - 1}, the last one" if count else "give the argument by its place, not by its name",
         )
     return number % count

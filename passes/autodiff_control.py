@@ -209,7 +209,7 @@ def _scan_tangent(op: Scan, tangents: tuple[Value | None, ...]) -> tuple[Value |
     stacked = [r for r in residuals if not any(r is p for p in (*consts, *xs, *body.params[:first]))]
     counted = op.counted and any(body.params[0] is r for r in residuals)
     known = Graph(f"{body.name}_known", body.params, (*body.results, *stacked), body.dims)
-    forward = Scan(op.consts, op.carry, op.xs, known, op.length, op.reverse, op.counted)
+    forward = Scan(op.consts, op.carry, op.xs, known, op.length, op.reverse, op.counted, op.chunk, op.any_order)
     stacks = _elements(forward, len(body.results), len(stacked))
     stand_ins = tuple(Parameter(f"r{i}", r.tensor) for i, r in enumerate(stacked))
     memo = {id(r): p for r, p in zip(stacked, stand_ins, strict=True)}
@@ -236,6 +236,8 @@ def _scan_tangent(op: Scan, tangents: tuple[Value | None, ...]) -> tuple[Value |
         op.length,
         op.reverse,
         counted,
+        op.chunk,
+        op.any_order,
     )
     out: list[Value | None] = [None] * len(body.results)
     for place, i in enumerate((*carried, *live)):
@@ -343,6 +345,8 @@ def _scan_transpose(
         op.length,
         not op.reverse,
         op.counted,
+        op.chunk,
+        any_order=True,
     )
     out: list[Value | None] = [None] * len(op.operands)
     totals = behind.totals(_elements(made, len(results) - len(behind.factors), len(behind.factors)))

@@ -4,14 +4,15 @@ A value that depends on a batched one gets a new leading axis; what does not, st
 an op needs it beside a batched operand. Contractions become one batched contraction, never an unrolled loop, and the
 number of ops does not depend on the size. Loops are batched as loops: a carry that becomes batched in one step is
 batched from the start (a fixpoint), a `while` runs until all are done and holds those that were done before, and a
-switch whose selector is batched computes all branches and selects.
+switch whose selector is batched computes all branches and selects, but for dear ones: those are for the members alone
+that take them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..ir.dims import Dim
+from ..ir.dims import Dim, ceildiv, known_le
 from ..ir.dtypes import bool_, i64
 from ..ir.errors import Unsupported
 from ..ir.graph import Graph, inline
@@ -19,14 +20,17 @@ from ..ir.location import at
 from ..ir.ops.contract import Dot
 from ..ir.ops.control import Call, Scan, Switch, While
 from ..ir.ops.custom import CustomJvp, CustomTangent, CustomVjp
-from ..ir.ops.elementwise import Clamp, Convert, Eq, Select
+from ..ir.ops.elementwise import Clamp, Convert, Eq, Minimum, Select
 from ..ir.ops.families import Composite, Op, Reduction
-from ..ir.ops.movement import Broadcast, Transpose
+from ..ir.ops.indexing import ArgSort, Gather
+from ..ir.ops.movement import Broadcast, Concatenate, Iota, Reshape, Transpose
 from ..ir.ops.reduce import Any as AnyOf
 from ..ir.ops.reduce import Sum
 from ..ir.types import TensorType
-from ..ir.value import After, Elementwise, Full, Get, Parameter, Value, replace
+from ..ir.value import After, DimSize, Elementwise, Full, Get, Lt, Parameter, Value, replace
 from .autodiff import differentiable, reachable_from
+from .cost import TRANSCENDENTAL_FLOPS, graph_cost, type_bytes
+from .order import typical
 from .spare import needed, spared, until
 
 # A value and whether it carries the new axis; of a tuple-valued op, one flag per element.
@@ -111,6 +115,17 @@ def batch_all(graph: Graph, batched: Sequence[bool], size: Dim, wanted: Sequence
     made, flags = batch(graph, batched, size)
     results = [repeat(r, size) if w and not f else r for r, f, w in zip(made.results, flags, wanted, strict=True)]
     return made.with_results(results)
+
+
+def by_steps(graph: Graph, args: Sequence[Value], batched: Sequence[bool], size: Dim, chunk: int) -> tuple[Value, ...]:
+    """The results of the graph for each slice of the arguments marked in `batched`, stacked, by a loop of which at most
+    `chunk` steps are taken at once."""
+    rows = list(zip(graph.params, args, batched, strict=True))
+    params = (*(p for p, _, b in rows if not b), *(p for p, _, b in rows if b))
+    body = Graph(graph.name, params, graph.results, graph.dims)
+    consts, xs = tuple(a for _, a, b in rows if not b), tuple(a for _, a, b in rows if b)
+    loop = Scan(consts, (), xs, body, size, chunk=chunk)
+    return tuple(Get(loop, i) for i in range(len(graph.results)))
 
 
 def _op(value: Value, operands: tuple[Value, ...], mask: tuple[bool, ...], size: Dim) -> Batched:
@@ -221,15 +236,116 @@ def _selected(op: Switch, operands: tuple[Value, ...], mask: tuple[bool, ...], s
     last = Full(len(op.branches) - 1, number.tensor)
     number = Clamp(number, Full(0, number.tensor), last)
     batched = [True] * len(op.branches[0].results)
+    dear = [_is_dear(branch, mask[1:], len(op.branches)) for branch in op.branches]
+    if any(dear):
+        return _compacted(op, number, args, mask[1:], size, dear), tuple(batched)
     chosen: list[Value] = []
     for k, branch in enumerate(op.branches):
         here = Eq(number, Full(k, number.tensor))
-        if needed(branch):
-            out = inline(batch_all(spared(branch), (True, *mask[1:]), size, batched), (here, *args))
-        else:
-            out = inline(batch_all(branch, mask[1:], size, batched), args)
+        out = _for_all(branch, here, args, mask[1:], size)
         chosen = [Select(_along(here, v), v, c) for v, c in zip(out, chosen, strict=True)] if k else list(out)
     return tuple(chosen), tuple(batched)
+
+
+def _for_all(branch: Graph, here: Value, args: tuple[Value, ...], mask: Sequence[bool], size: Dim) -> Sequence[Value]:
+    """The results of a branch for all members; those that are not `here` neither fail in it nor are waited for."""
+    batched = [True] * len(branch.results)
+    if needed(branch):
+        return inline(batch_all(spared(branch), (True, *mask), size, batched), (here, *args))
+    return inline(batch_all(branch, mask, size, batched), args)
+
+
+BLOCK = 32  # members of a batch that take one branch together
+MOVED = 8.0  # flops that moving an element to its block and back is worth
+
+
+def _is_dear(branch: Graph, mask: Sequence[bool], count: int) -> bool:
+    """Whether a branch costs more, for the members that do not take it, than moving the others to one place and
+    back."""
+    sizes = typical(branch)
+    cost = graph_cost(branch, sizes)
+    own = [kind for kind, here in zip(branch.param_types, mask, strict=True) if here]
+    moved = sum(type_bytes(kind, sizes) / kind.dtype.bytes for kind in (*own, *branch.result_types))
+    flops = cost.flops + TRANSCENDENTAL_FLOPS * cost.transcendentals
+    return flops * (1 - 1 / count) > MOVED * (moved + BLOCK)
+
+
+def _compacted(
+    op: Switch, number: Value, args: tuple[Value, ...], mask: tuple[bool, ...], size: Dim, dear: Sequence[bool]
+) -> tuple[Value, ...]:
+    """Members of a batch that take one of the `dear` branches are gathered, run in blocks, and their results taken back
+    to where they belong; a block that no member fills is skipped. The last block is filled up with its last member."""
+    block = size if known_le(size, BLOCK) else BLOCK
+    blocks = ceildiv(size, block)
+    room = blocks * block
+    order = ArgSort(number, 0)
+    place = ArgSort(order, 0)
+    scalar = TensorType((), i64)
+    one = TensorType((room,), i64)
+    own = Iota(TensorType((size,), i64), 0)
+    stacks: list[Sequence[Value]] = []
+    where: Value | None = None
+    offset: Dim = 0
+    for k, branch in enumerate(op.branches):
+        here = Eq(number, Full(k, number.tensor))
+        if dear[k]:
+            count = Sum(Convert(here, i64), (0,))
+            start = Sum(Convert(Lt(number, Full(k, number.tensor)), i64), (0,))
+            # A branch that nobody takes is given some member, and skipped.
+            last = Clamp(start + count - 1, Full(0, scalar), _dim(size - 1))
+            spots = Minimum(Iota(one, 0) + Broadcast(start, one.shape, ()), Broadcast(last, one.shape, ()))
+            members = Gather(order, (spots,), (0,), "promised")
+            rows = [
+                Reshape(Gather(a, (members,), (0,), "promised"), (blocks, block, *a.shape[1:]))
+                for a, m in zip(args, mask, strict=True)
+                if m
+            ]
+            shared = tuple(a for a, m in zip(args, mask, strict=True) if not m)
+            loop = _in_blocks(branch, count, shared, tuple(rows), mask, block, blocks)
+            found = [Get(loop, i) for i in range(len(branch.results))]
+            stacks.append([Reshape(v, (room, *v.shape[2:])) for v in found])
+            at_place = place - Broadcast(start, place.shape, ())
+            length = room
+        else:
+            stacks.append(_for_all(branch, here, args, mask, size))
+            at_place, length = own, size
+        at_place = at_place + Broadcast(_dim(offset), own.shape, ())
+        where = at_place if where is None else Select(here, at_place, where)
+        offset = offset + length
+    assert where is not None
+    return tuple(
+        Gather(Concatenate(tuple(each), 0), (where,), (0,), "promised", 0, True) for each in zip(*stacks, strict=True)
+    )
+
+
+def _in_blocks(
+    branch: Graph,
+    count: Value,
+    shared: tuple[Value, ...],
+    rows: tuple[Value, ...],
+    mask: tuple[bool, ...],
+    block: Dim,
+    blocks: Dim,
+) -> Scan:
+    """The results of a branch for blocks of members, of which the first `count` are wanted."""
+    made = batch_all(branch, mask, block, [True] * len(branch.results))
+    order = [i for i, m in enumerate(mask) if not m] + [i for i, m in enumerate(mask) if m]
+    run = Graph(branch.name, tuple(made.params[i] for i in order), made.results, branch.dims)
+    spare = tuple(Parameter(p.label, p.given) for p in run.params)
+    skip = Graph("skipped", spare, tuple(Full(0, kind) for kind in run.result_types), branch.dims)
+    number, wanted = Parameter("block", TensorType((), i64)), Parameter("count", count.tensor)
+    params = tuple(Parameter(p.label, p.given) for p in run.params)
+    taken = Switch(Lt(number * _dim(block), wanted), params, (skip, run))
+    results = tuple(Get(taken, i) for i in range(len(run.results)))
+    n = len(shared)
+    body = Graph(branch.name, (number, wanted, *params[:n], *params[n:]), results, branch.dims)
+    # One block after the other: taken at once, they would ask which of them is skipped.
+    return Scan((count, *shared), (), rows, body, blocks, counted=True, chunk=1)
+
+
+def _dim(dim: Dim) -> Value:
+    given = TensorType((), i64)
+    return Full(dim, given) if type(dim) is int else DimSize(dim)
 
 
 def _along(flag: Value, like: Value) -> Value:
@@ -281,7 +397,7 @@ def _scan(op: Scan, operands: tuple[Value, ...], mask: tuple[bool, ...], size: D
     carry = tuple(v if b or not f else repeat(v, size) for v, b, f in zip(operands[n:m], mask[n:m], flags, strict=True))
     # The loop's axis stays the first one: a batched input moves its new axis behind it, a batched output before it.
     xs = tuple(_swapped(x) if b else x for x, b in zip(operands[m:], mask[m:], strict=True))
-    made = Scan(operands[:n], carry, xs, body, op.length, op.reverse, op.counted)
+    made = Scan(operands[:n], carry, xs, body, op.length, op.reverse, op.counted, op.chunk, op.any_order)
     outputs = found[len(flags) :]
     if not any(outputs):
         return made, (*flags, *outputs)

@@ -348,6 +348,8 @@ def _scan(op: Scan, wanted: Sequence[int]) -> Plan:
         op.length,
         op.reverse,
         counts,
+        op.chunk,
+        op.any_order,
     )
     return Plan(left, kept, results)
 

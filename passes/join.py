@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from ..ir.classes import dataclass
+from ..ir.dims import Dim
 from ..ir.graph import Graph, rebuild
 from ..ir.location import at
 from ..ir.ops.control import Scan, Switch, While
@@ -104,7 +105,7 @@ def _chained(first: Joinable, second: Joinable, needs: dict[int, int], number: i
     """Two scans of which the second reads nothing of the first but what it stacks, and that step by step."""
     if not isinstance(first, Scan) or not isinstance(second, Scan):
         return None
-    if (first.length, first.reverse) != (second.length, second.reverse):
+    if _paces(first) != _paces(second):
         return None
     count, others = len(first.carry), len(second.carry)
     if any(needs[id(operand)] & number for operand in (*second.consts, *second.carry)):
@@ -139,6 +140,8 @@ def _chained(first: Joinable, second: Joinable, needs: dict[int, int], number: i
         first.length,
         first.reverse,
         bool(counter),
+        first.chunk,
+        first.any_order and second.any_order,
     )
     both = count + others
     return Joined(
@@ -148,11 +151,16 @@ def _chained(first: Joinable, second: Joinable, needs: dict[int, int], number: i
     )
 
 
+def _paces(op: Scan) -> tuple[Dim, bool, int]:
+    """What two scans need in common to be one."""
+    return op.length, op.reverse, op.chunk
+
+
 def _joined(small: Joinable, large: Joinable, merge: Merge) -> Joined | None:
     match small, large:
         case Switch(), Switch() if small.selector is large.selector and len(small.branches) == len(large.branches):
             return _switches(small, large, merge)
-        case Scan(), Scan() if (small.length, small.reverse) == (large.length, large.reverse):
+        case Scan(), Scan() if _paces(small) == _paces(large):
             return _scans(small, large, merge)
         case While(), While():
             return _whiles(small, large, merge)
@@ -259,7 +267,15 @@ def _scans(small: Scan, large: Scan, merge: Merge) -> Joined | None:
     kept = (*number, *consts.params, *carries, *slices.params)
     body = Graph(large.body.name, kept, (*merged.results[:count], *outputs), large.body.dims)
     op = Scan(
-        tuple(consts.operands), large.carry, tuple(slices.operands), body, large.length, large.reverse, bool(number)
+        tuple(consts.operands),
+        large.carry,
+        tuple(slices.operands),
+        body,
+        large.length,
+        large.reverse,
+        bool(number),
+        large.chunk,
+        large.any_order,
     )
     last = len(large.body.results)
     return Joined(op, tuple(range(last)), (*alike[count:], *range(last, last + len(again) - m)))

@@ -121,7 +121,7 @@ def handed(op: Loop, given: Sequence[Value], stands_for: dict[int, int]) -> Loop
     consts = (*op.consts, *given)
     if isinstance(op, While):
         return While(consts, op.carry, wider(op.condition, {}), body)
-    return Scan(consts, op.carry, op.xs, body, op.length, op.reverse, op.counted)
+    return Scan(consts, op.carry, op.xs, body, op.length, op.reverse, op.counted, op.chunk, op.any_order)
 
 
 # --- matrices that are read across their rows -------------------------------------------------------------------------

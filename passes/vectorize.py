@@ -131,11 +131,11 @@ def _counted(op: While) -> tuple[Scan, Callable[[Sequence[Value]], list[Value]]]
 
 def _loop(op: Scan, run: _Pass) -> list[Value] | None:
     """What became of the results of a loop; None where it stays as it is, with the reason said."""
-    if known_le(op.length, 0):
+    if known_le(op.length, 0) or op.chunk == 1:
         return None
     try:
         op = _without_counts(op)
-        steps = Steps(op, run.dims, any_order=run.options.any_order)
+        steps = Steps(op, run.dims, any_order=run.options.any_order or op.any_order)
         if steps.core:
             steps = Steps(op, run.dims, whole=False)
         return _Loop(steps, run).results()
@@ -174,7 +174,7 @@ def _without_counts(op: Scan) -> Scan:
     results = inline(body, [memo.get(id(param), param) for param in params])
     every = params if op.counted else (number, *params)
     made = Graph(body.name, tuple(every), results, body.dims)
-    return Scan(op.consts, op.carry, op.xs, made, op.length, op.reverse, True)
+    return Scan(op.consts, op.carry, op.xs, made, op.length, op.reverse, True, op.chunk, op.any_order)
 
 
 def known_start(value: Value) -> int | None:
@@ -282,7 +282,7 @@ class _Loop:
         if not self.several and any(v.can_fail or _fails(v) for v in self.body.ops if id(v) in steps.fixed):
             raise Declined("what is the same in every step may fail, and there may be no step")
         if not steps.core:
-            if not self.run.options.always and self._whole(True) < self._whole(False):
+            if not op.chunk and not self.run.options.always and self._whole(True) < self._whole(False):
                 self.run.cx.remark(op, f"stays a loop: {self.costs.count} steps of so little are faster from registers")
                 return None
             room = self._room()
@@ -317,11 +317,12 @@ class _Loop:
     def _whole(self, loop: bool) -> float:
         """Cycles of all steps, one after the other or at once."""
         costs = self.costs
-        ops = [v for v in self.body.ops if id(v) not in self.steps.fixed]
         total, calls = 0.0, 0
-        for value in ops:
+        for value in self.body.ops:
+            if id(value) in self.steps.fixed:
+                continue
             total += costs.inside(value) if loop else costs.outside(value)
-            if _kept_apart(value):
+            if _kept_apart(value) and not self._is_row(value):
                 calls += 1
                 size = costs.bytes(value)
                 far = size > self.costs.target.l2_bytes if loop else costs.count * size > self.costs.target.l2_bytes
@@ -329,6 +330,11 @@ class _Loop:
         if loop:
             return costs.count * (total + STEP)
         return costs.count * total + CALL * calls
+
+    def _is_row(self, value: Value) -> bool:
+        """Whether a value is a row that is read or written in its turn: all of them are a part of an array."""
+        written = [write.op for write in self.steps.writes.values() if write.row is not None]
+        return id(value) in self.steps.rows or any(value is op for op in written)
 
     def _choose(self) -> None:
         """Fill `inside`: everything that the recurrences need, and what is not worth moving."""
@@ -635,6 +641,8 @@ class _Loop:
             op.length,
             op.reverse,
             counted,
+            op.chunk,
+            op.any_order,
         )
         for i, value in enumerate(outputs, len(carries)):
             self.spread.give(value, Get(made, i), True)
@@ -736,7 +744,7 @@ class _Loop:
         known = {*self.steps.fixed, *self.steps.rows, *(id(write.op) for write in self.steps.writes.values())}
         kept = [v for v in self.body.ops if id(v) not in known and _kept_apart(v)]
         each = max(sum(map(self.costs.bytes, dict.fromkeys((*kept, *self._outputs())))), 1)
-        room = budget // each
+        room = min(budget // each, self.op.chunk or budget)
         if length <= room if type(length) is int else room >= 1 << 16:
             return None
         if room < 2:
@@ -762,13 +770,14 @@ class _Loop:
         kept = (*params[:first], *(steps.carries[c] for c in reduced), *steps.xs, *rows.values())
         body = Graph(body.name, kept, body.results, body.dims)
         starts = tuple(op.carry[c] for c in reduced)
-        plain = Scan(op.consts, starts, (*op.xs, *stacks), body, op.length, op.reverse, op.counted)
+        plain = Scan(
+            op.consts, starts, (*op.xs, *stacks), body, op.length, op.reverse, op.counted, any_order=op.any_order
+        )
         found = chunked(plain, room, self.run)
         for value, stack in zip(outs, found[len(reduced) :], strict=True):
             self.spread.give(value, stack, True)
-        self.run.cx.remark(
-            op, f"vectorized: {room} of {op.length} steps at once, within {self.run.options.bytes} bytes"
-        )
+        why = "as asked" if room == op.chunk else f"within {self.run.options.bytes} bytes"
+        self.run.cx.remark(op, f"vectorized: {room} of {op.length} steps at once, {why}")
         return self._assembled(None, dict(zip(reduced, found, strict=False)))
 
 
@@ -792,7 +801,7 @@ def chunked(op: Scan, room: int, run: _Pass) -> list[Value]:
             results = inline(body, [place, *params[1:]])
             body = Graph(body.name, (params[0], base, *params[1:]), results, body.dims)
             consts = (start, *consts)
-        scan = Scan(consts, carry, xs, body, size, op.reverse, op.counted)
+        scan = Scan(consts, carry, xs, body, size, op.reverse, op.counted, any_order=op.any_order)
         said = len(run.cx.remarks)
         found = _loop(scan, inner)
         del run.cx.remarks[said:]
@@ -813,7 +822,7 @@ def chunked(op: Scan, room: int, run: _Pass) -> list[Value]:
 
     def main(carry: Sequence[Value]) -> list[Value]:
         xs = tuple(Reshape(_part(x, 0, whole), (count, room, *x.shape[1:])) for x in op.xs)
-        made = Scan(op.consts, tuple(carry), xs, body, count, op.reverse, op.counted)
+        made = Scan(op.consts, tuple(carry), xs, body, count, op.reverse, op.counted, chunk=1)
         return [Get(made, i) for i in range(len(body.results))]
 
     def rest(carry: Sequence[Value]) -> Sequence[Value]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from . import arena, interrupt
+from .borrow import from_dlpack
 from .errors import FAILURES, ArgumentTooLarge, ArgumentTypeError, ArgumentValueError, NativeRuntimeError, RuntimeFault
 from .scratch import Scratch
 from .signature import Failure, Signature, Tensor, describe
@@ -267,7 +268,7 @@ def as_array(leaf: Any, tensor: Tensor) -> Array:
         return scalar(leaf, tensor)
     try:
         if hasattr(leaf, "__dlpack__"):
-            return np.from_dlpack(leaf)
+            return from_dlpack(leaf)
         if hasattr(leaf, "__array__") or hasattr(leaf, "__array_interface__"):
             return np.asarray(leaf)
     except Exception as error:

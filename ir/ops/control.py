@@ -140,6 +140,9 @@ class Scan(Control):
 
     `xs` are stacked along their first axis of `length`; results are the last carry, then each y stacked likewise. With
     `counted`, the body's first parameter is the step number, an i64 scalar. Zero steps yield the initial carry.
+
+    For passes: at most `chunk` steps may be taken at once (0: any number), and with `any_order` what the carries add up
+    may be added in any order.
     """
 
     consts: tuple[Value, ...]
@@ -149,6 +152,8 @@ class Scan(Control):
     length: Dim
     reverse: bool = False
     counted: bool = False
+    chunk: int = 0
+    any_order: bool = False
 
     def result(self) -> Type:
         for x in self.xs:

@@ -269,6 +269,10 @@ def test_torch_tensors_go_in_and_out() -> None:
     x = torch.arange(6.0).reshape(2, 3)
     for each in (x, x.T, x[:, ::2]):
         assert torch.equal(torch.from_dlpack(f(each)), each * 2)
+    for each in (x.to(torch.bfloat16), x.to(torch.bfloat16).T):
+        result = f(each)
+        assert result.dtype == ml_dtypes.bfloat16
+        assert torch.equal(torch.from_numpy(result.view(np.int16)).view(torch.bfloat16), each * 2)
 
 
 # What the array protocol of another library gives is copied where it cannot be lent.

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -144,6 +145,16 @@ def test_the_alarm_names_what_takes_long(monkeypatch: pytest.MonkeyPatch, capsys
         len(said) == 1
         and "has been compiling for 0.05 s: the pass endless, at cbrt f32[5], of test_api_config" in said[0]
     )
+
+
+# The alarm looks from another thread, in the middle of anything: also at an op that is being made.
+def test_the_alarm_passes_over_what_is_half_made() -> None:
+    def making() -> FrameType:
+        half = object.__new__(Abs)
+        assert not half.__dict__
+        return sys._getframe()
+
+    assert driver.value_in_hand(making()) is None
 
 
 def test_check_compares_native_code_with_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:

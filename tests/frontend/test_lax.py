@@ -309,8 +309,8 @@ def refused(f: Callable[..., Any], *args: Any, code: str, says: tuple[str, ...],
     with pytest.raises(td.TreadleError) as caught:
         td.jit(f)(*args)
     assert caught.value.code == code
-    for words in says:
-        assert words in str(caught.value)
+    for words in (*says, "edit: "):
+        assert words in str(caught.value), str(caught.value)
     location = caught.value.location
     assert location is not None and location.file == __file__, str(caught.value)
     assert line in str(caught.value), str(caught.value)

@@ -325,7 +325,7 @@ def refused(call: Callable[[], Any], code: str, *says: str, line: str) -> None:
     error = caught.value
     assert error.code == code, str(error)
     assert error.location is not None and error.location.file == __file__, str(error)
-    for words in (*says, line):
+    for words in (*says, line, "edit: "):
         assert words in str(error), str(error)
 
 
