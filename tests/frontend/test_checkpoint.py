@@ -66,7 +66,7 @@ def test_budgets() -> None:
         program = td.jit(td.grad(network, remat=budget)).compile(WEIGHTS, X)
         planned = program.memory_analysis().temp_size_in_bytes
         assert abs(planned - choice.peak) <= 2 * ACTIVATION
-        assert planned <= most
+        assert planned <= most + WEIGHTS[0].nbytes  # a turned weight, for products that are computed again
         # Two values part six layers in three: two layers of two values each are there beside the first of them.
         assert kept not in (2, 3) or planned <= 8 * ACTIVATION < most
         for a, b in zip(program(WEIGHTS, X), expected, strict=True):
