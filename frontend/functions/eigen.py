@@ -509,11 +509,27 @@ def lstsq(a: Any, b: Any, rcond: Any = None) -> tuple[Tracer, ...]:
     values = singular_values(x)
     share = max(m, n) * _epsilon(kind) if rcond is None else _epsilon(kind) if _negative(rcond) else rcond
     cutoff = convert(unwrap(elementwise(np.multiply, share, wrap(_largest(values)))), values.dtype)
-    found = _inverse(x, cutoff, right)
+    found = unwrap(_solved(wrap(x), transforms.stop_gradient(wrap(cutoff)), wrap(right)))
     rank = r.Sum(convert(values > broadcast(cutoff, values.shape), i32), (0,))
     left = contract(x, found, (), (), (1,), (0,)) - right
     squares = r.Sum(squared(left), (0,)) if m > n else Full(0, TensorType((0,), values.dtype))
     return wrap(reshape(found, (n,)) if vector else found), wrap(squares), wrap(rank), wrap(values)
+
+
+@custom_jvp
+def _solved(x: Tracer, cutoff: Tracer, b: Tracer) -> Tracer:
+    """The pseudo-inverse times b, with its derivative while the rank stays."""
+    with operation():
+        return wrap(_inverse(unwrap(x), unwrap(cutoff), unwrap(b)))
+
+
+@_solved.defjvp
+def _solved_rule(primals: Any, tangents: Any) -> Any:
+    x, cutoff, b = primals
+    found, inverse = _solved(*primals), _inverted(x, cutoff)
+    with operation():
+        values = map(unwrap, (x, inverse, b, found, tangents[0], tangents[2]))
+        return found, wrap(spectral_rules.least_squares(*values))
 
 
 def _negative(x: Any) -> bool:

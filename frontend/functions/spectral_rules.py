@@ -86,4 +86,13 @@ def pseudo_inverse(x: Value, inverse: Value, change: Value) -> Value:
     return first + second + third
 
 
-__all__ = ["eigen", "product", "pseudo_inverse", "reciprocal", "singular"]
+def least_squares(x: Value, inverse: Value, b: Value, found: Value, change: Value, change_b: Value) -> Value:
+    """How the pseudo-inverse times b changes, `found` being that: products with vectors, none of two matrices."""
+    turned = adjoint(change)
+    outside = product(inverse, product(adjoint(inverse), product(turned, b - product(x, found))))
+    inside = product(turned, product(adjoint(inverse), found))
+    inside = inside - product(inverse, product(x, inside))
+    return product(inverse, change_b - product(change, found)) + outside + inside
+
+
+__all__ = ["eigen", "least_squares", "product", "pseudo_inverse", "reciprocal", "singular"]

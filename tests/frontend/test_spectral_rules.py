@@ -77,6 +77,21 @@ def test_a_pseudo_inverse_of_less_than_full_rank() -> None:
     check(lambda t: (np.linalg.pinv(t @ wide) * drawn((3, 4), "real", 2)).sum(), tall)
 
 
+@pytest.mark.parametrize("kind", ["real", "complex"])
+@pytest.mark.parametrize("shape", [(4, 3), (3, 4)])
+def test_least_squares(shape: tuple[int, int], kind: str) -> None:
+    """The solution, what is left of a tall system, by the matrix and by the right side."""
+    right = drawn((shape[0], 2), kind, 1)
+
+    def f(a: Any) -> Any:
+        found, left, *_ = np.linalg.lstsq(a, right)
+        return (np.abs(found) ** 2).sum() + left.sum()
+
+    check(f, drawn(shape, kind))
+    a = drawn(shape, kind)
+    check(lambda b: (np.abs(np.linalg.lstsq(a, b)[0]) ** 2 * np.arange(1.0, shape[1] + 1)[:, None]).sum(), right)
+
+
 def test_batches() -> None:
     """The gradient of the sum of singular values is U Vh, of each matrix; under vmap as in NumPy's own batches."""
     xs = drawn((3, 3, 3), "real")
