@@ -21,8 +21,8 @@ from ..ir.ops import reduce as r
 from ..ir.ops.control import Scan, Switch, While
 from ..ir.ops.indexing import DynamicSlice, DynamicUpdate, TopK
 from ..ir.types import TensorType
-from ..ir.value import Add, Get, Lt, Parameter, Value
-from . import transforms, tree
+from ..ir.value import Add, Full, Get, Lt, Parameter, Value
+from . import keys, transforms, tree
 from .arrays import (
     WEAK,
     axis_of,
@@ -195,6 +195,12 @@ def _converted(body: Traced, kinds: Sequence[TensorType]) -> Traced:
 # --- loops --------------------------------------------------------------------------------------------------------
 
 
+def _told_of_keys(before: Sequence[Tracer], after: Any) -> None:
+    """Warn of keys that every step of a loop uses, given the carry of a step and of the next."""
+    values = [leaf.value if isinstance(leaf, Tracer) else Full(0, TensorType((), i64)) for leaf in tree.leaves(after)]
+    keys.used_in_steps([leaf.value for leaf in before], values)
+
+
 def _settled(
     trace_body: Callable[[list[LeafSpec]], Traced], carry: list[Tracer], structure: TreeDef, what: str
 ) -> tuple[Traced, list[Tracer]]:
@@ -291,6 +297,7 @@ def _stepped(f: Any, init: Any, xs: Any, length: Any = None, reverse: bool = Fal
                 raise TypeMismatch(
                     "scan: f must return (carry, y)", code="TD0842", location=here(), edit="return carry, ()"
                 )
+            _told_of_keys(leaves[:count], found[0])
             return found[0], found[1]
 
         body = trace_inner(flat, [*specs, *x_specs], _name(f, "scan"))
@@ -418,7 +425,9 @@ def _counted(
             place: Value = unwrap(number)
             if not (type(low) is int and low == 0):
                 place = Add(place, size_value(low))
-            return f(wrap(place, "int"), carry_tree.unflatten(leaves))
+            found = f(wrap(place, "int"), carry_tree.unflatten(leaves))
+            _told_of_keys(leaves, found[0])
+            return found
 
         body = trace_inner(flat, [LeafSpec("int", TensorType((), i64), "i"), *specs], _name(f, "loop"))
         _check_tree(body.out_tree.children[0], carry_tree, "fori_loop")
@@ -448,7 +457,12 @@ def while_loop(
         return _bounded(cond_fun, body_fun, carry, carry_tree, static_int(max_steps, "max_steps"))
 
     def trace_body(specs: list[LeafSpec]) -> Traced:
-        body = trace_inner(lambda *flat: body_fun(carry_tree.unflatten(flat)), specs, _name(body_fun, "body"))
+        def flat(*leaves: Tracer) -> Any:
+            found = body_fun(carry_tree.unflatten(leaves))
+            _told_of_keys(leaves, found)
+            return found
+
+        body = trace_inner(flat, specs, _name(body_fun, "body"))
         _check_tree(body.out_tree, carry_tree, "while_loop")
         return body
 

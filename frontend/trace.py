@@ -75,7 +75,7 @@ def _same_bytes(a: Array, b: Array) -> bool:
 class Session:
     """What an outermost trace shares with those inside it."""
 
-    __slots__ = ("captured", "constants", "dims", "keys", "refused", "sequence")
+    __slots__ = ("captured", "constants", "dims", "keys", "refused", "repeated", "sequence")
 
     def __init__(self) -> None:
         self.refused: TreadleError | None = None
@@ -85,6 +85,8 @@ class Session:
         self.captured: list[Captured] = []
         # Keys of random numbers that were used: how each is computed, to where, and the key, which must live on.
         self.keys: dict[tuple[Any, ...], tuple[Trace, Location | None, Value]] = {}
+        # Uses in every step of a loop that were told of: the draw's line and the loop's.
+        self.repeated: set[tuple[Location | None, Location | None]] = set()
 
     def behind(self, error: Exception) -> TreadleError | None:
         """The refusal that NumPy met and told in words of its own: the last one, where `error` left the same line."""

@@ -265,6 +265,50 @@ def test_what_is_a_second_use() -> None:
     assert len(reuses(eagerly, td.random.key(0))) == 1
 
 
+def test_a_key_of_every_step_is_told_with_both_lines() -> None:
+    """All steps of a loop draw the same when their key comes from outside, or is handed on as it came."""
+
+    def captured(key):
+        return td.lax.scan(
+            lambda c, _: (c + td.random.normal(key, ()), ()), 0.0, None, length=3
+        )[0]  # fmt: skip
+
+    def handed_on(key):
+        return td.lax.fori_loop(0, 3, lambda i, s: (s[0], s[1] + td.random.normal(s[0], ())), (key, 0.0))[1]
+
+    def while_it_runs(key):
+        return td.lax.while_loop(lambda s: s < 3, lambda s: s + td.random.uniform(key, ()) + 0.5, 0.0)
+
+    def in_an_inner_loop(key):
+        step = lambda k: td.lax.pfor(lambda i: td.random.normal(k, ()), 2).sum()  # noqa: E731
+        return td.lax.map(step, td.random.split(key, 3))
+
+    for f in (captured, handed_on, while_it_runs, in_an_inner_loop):
+        (message,) = reuses(lambda f=f: td.jit(f)(np.array([0, 1], np.uint32)))
+        assert "TD0734: all steps of a loop use one key" in message and "fold_in" in message, message
+        assert "first" in message and "in every step" in message
+    (message,) = reuses(lambda: td.jit(captured)(np.array([0, 1], np.uint32)))
+    assert "td.random.normal(key, ())" in message and "return td.lax.scan(" in message
+
+
+def test_keys_of_steps_are_no_second_use() -> None:
+    def split_on(key):
+        def step(key, _):
+            key, mine = td.random.split(key)
+            return key, td.random.normal(mine, ())
+
+        return td.lax.scan(step, key, None, length=3)[1]
+
+    def folded(key):
+        return td.lax.pfor(lambda i: td.random.normal(td.random.fold_in(key, i), ()), 3)
+
+    def given(key):
+        return td.lax.map(lambda k: td.random.normal(k, ()), td.random.split(key, 3))
+
+    for f in (split_on, folded, given):
+        assert reuses(lambda f=f: td.jit(f)(np.array([0, 1], np.uint32))) == [], f.__name__
+
+
 def test_what_is_no_second_use() -> None:
     def split(key):
         a, b = td.random.split(key)
