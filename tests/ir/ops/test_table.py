@@ -214,12 +214,14 @@ def test_faults_are_found_by_both_meanings() -> None:
         if structure is None or structure.fault is None:
             continue
         assert value.can_fail, sample
-        arrays = [-np.abs(a) - 1 for a in sample.arrays()]
+        # Exponents below 0, and loops that are not done.
+        arrays = [np.zeros_like(a) if a.dtype == bool else (-np.abs(a) - 1).astype(a.dtype) for a in sample.arrays()]
         if not arrays[0].size:
             continue
         with pytest.raises(Fault):
             interpret(structure, arrays, sample.sizes)
-        with pytest.raises(ArithmeticError, match="TD0130"):
+        failure = value.failure()
+        with pytest.raises(type(failure), match=failure.code):
             evaluate(graph, *arrays)
 
 
