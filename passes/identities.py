@@ -16,7 +16,7 @@ import numpy as np
 
 from ..ir.classes import dataclass
 from ..ir.dims import Dim, known_le, product
-from ..ir.dtypes import DType, accumulator, bool_, f32, i32, i64, real_of
+from ..ir.dtypes import DType, accumulator, bool_, f32, holds, i32, i64
 from ..ir.graph import Graph, Uses, inline
 from ..ir.location import at
 from ..ir.ops.contract import Dot
@@ -534,38 +534,6 @@ def _(value: Select, exact: bool) -> Value | None:
 
 
 # --- types --------------------------------------------------------------------------------------------------------
-
-# Digits of the significand, and the exponent of the largest number.
-_FLOATS = {
-    "f16": (11, 15), "bf16": (8, 127), "f32": (24, 127), "f64": (53, 1023),
-    "f8e4m3fn": (4, 8), "f8e5m2": (3, 15), "f8e4m3fnuz": (4, 7), "f8e5m2fnuz": (3, 15), "f8e4m3b11fnuz": (4, 4),
-}  # fmt: skip
-_LEAST = {
-    "f16": -24, "bf16": -133, "f32": -149, "f64": -1074,
-    "f8e4m3fn": -9, "f8e5m2": -16, "f8e4m3fnuz": -10, "f8e5m2fnuz": -17, "f8e4m3b11fnuz": -13,
-}  # fmt: skip
-
-
-def holds(wide: DType, narrow: DType) -> bool:
-    """Whether every number of `narrow` is one of `wide`."""
-    if wide is narrow or narrow is bool_:
-        return True
-    if wide.kind == "complex":
-        part = real_of(wide)
-        return holds(part, real_of(narrow))
-    if narrow.kind == "complex" or wide is bool_:
-        return False
-    if narrow.is_integer:
-        digits = narrow.bits - (narrow.kind == "int")
-        if wide.is_integer:
-            return digits <= wide.bits - (wide.kind == "int") and (wide.kind == "int" or narrow.kind == "uint")
-        # The least integer is a power of two, so only its exponent counts.
-        return digits <= _FLOATS[wide.name][0] and digits <= _FLOATS[wide.name][1]
-    if wide.is_integer:
-        return False
-    (more, higher), (digits, high) = _FLOATS[wide.name], _FLOATS[narrow.name]
-    # The kinds without infinity or without -0.0 are storage, which is converted from and not to.
-    return wide.kind == "float" and digits <= more and high <= higher and _LEAST[wide.name] <= _LEAST[narrow.name]
 
 
 def _strays(x: DType, through: DType, to: DType) -> bool:

@@ -27,7 +27,7 @@ from typing import Final, TypeAlias
 
 from ...ir.classes import dataclass
 from ...ir.dims import Dim, SymbolicDim, ceildiv, known_le, linear, maximum, minimum, product, substitute, symbol
-from ...ir.dtypes import DType, bf16, bool_, f32, f64, i8, i16, i32, promote, u8, u32
+from ...ir.dtypes import DType, bf16, bool_, f32, f64, holds, i8, i16, i32, u8, u32
 from ...ir.graph import Graph
 from ...ir.loops.affine import delinearize, depends, linearize
 from ...ir.loops.build import Builder, and_, cast, eq, ge, index, lt, ne
@@ -208,8 +208,7 @@ def _moving(index: Dim, axes: Sequence[StructureAxis]) -> list[StructureAxis]:
 def given(operand: Value, kept: DType) -> Value:
     """What an operand was before conversions that lose nothing: its elements are converted where they are read."""
     while isinstance(operand, Convert) and kept.kind != "complex":
-        before = operand.x.dtype
-        if promote(before, operand.dtype) is not operand.dtype or promote(operand.dtype, kept) is not kept:
+        if not (holds(operand.dtype, operand.x.dtype) and holds(kept, operand.dtype)):
             break
         operand = operand.x
     return operand
@@ -460,17 +459,18 @@ def _planned(matrices: Matrices, kept: DType, target: Target, sums: bool, work: 
     if type(units) is int and units < 2 * target.cores and tall * rows_cut.size >= 256:
         block = -(-tall // min(-(-2 * target.cores // max(units, 1)), tall * rows_cut.size // 128))
     # The panels of a right operand that many products share (the weights of a convolution) are packed once, and so are
-    # those of one that is computed.
+    # those of one that is computed, which a single row reads where it is made.
     uses = product([axis.extent for axis in matrices.batch if axis.right == 0])
     # Packing costs as much as some rows do; with words, which multiply many times as fast, as few.
     most_few = 2 * rows_cut.size if words is None else FEW_FOR_WORDS
-    few = type(m) is int and type(uses) is int and m * uses <= most_few
-    whole = type(n) is int and columns.count == 1
     computed = matrices.right.buffer is None
+    few = type(m) is int and type(uses) is int and m * uses <= (1 if computed else most_few)
+    whole = type(n) is int and columns.count == 1
     packs = matrices.column.right != 1 or not (few or (whole and uses == 1 and not computed and words is None))
-    packs_right = packs and work and not few and (uses != 1 or (computed and block != 0))
     most = deepest(columns.size) // 2 * 2
     blocks = max(-(-depth // most), 1)
+    again = block != 0 or (blocks > 1 and len(matrices.depth) > 1)
+    packs_right = packs and work and not few and (uses != 1 or (computed and again))
     deep: Dim = k
     if packs and not packs_right and (type(k) is not int or blocks > 1):
         if len(matrices.depth) == 1 and (sums or work):

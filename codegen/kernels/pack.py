@@ -134,8 +134,9 @@ def _copied(
 
     if place.width is None:
         whole = strip.extent // lanes * lanes
-        with k.loop("u", whole, step=lanes) as u:
-            copy(u, lanes)
+        if whole != 0:
+            with k.loop("u", whole, step=lanes) as u:
+                copy(u, lanes)
         if strip.extent != whole:
             copy(whole, strip.extent - whole)
         return

@@ -17,7 +17,7 @@ from text_cases import AllKernels
 
 from treadle.ir import dtypes, target
 from treadle.ir.dims import DimName, symbol
-from treadle.ir.dtypes import DTYPES, FLOATS, INTEGERS, DType, bool_, f16, f32, f64, i32, i64, u8
+from treadle.ir.dtypes import DTYPES, FLOATS, INTEGERS, DType, bool_, f16, f32, f64, holds, i32, i64, u8
 from treadle.ir.evaluate import evaluate
 from treadle.ir.fingerprint import same
 from treadle.ir.forms import WELL_FORMED
@@ -58,7 +58,7 @@ from treadle.ir.ops.reduce import Any, Max, Min, Prod, Sum
 from treadle.ir.structure import highest, lowest
 from treadle.ir.types import TensorType
 from treadle.ir.value import Add, After, DimSize, Full, Ge, Gt, Le, Lt, Mul, Neg, Sub, Value, lift
-from treadle.passes.identities import holds, identities
+from treadle.passes.identities import identities
 from treadle.passes.manager import Context
 
 Make = Callable[..., Value]

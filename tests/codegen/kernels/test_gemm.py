@@ -12,11 +12,11 @@ from kernel_cases import bind, check, graph_of, results_of, tensor, two_threads
 from treadle.codegen import isa
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.kernels import choose
-from treadle.ir.dtypes import DType, bf16, f16, f32, f64, i8, i16, i32, u8, u16
+from treadle.ir.dtypes import DType, bf16, f8e5m2, f16, f32, f64, i8, i16, i32, u8, u16
 from treadle.ir.graph import Graph
 from treadle.ir.loops.build import expressions, walk, walk_expr
 from treadle.ir.loops.evaluate import evaluate as run_loops
-from treadle.ir.loops.nodes import Call, Kernel
+from treadle.ir.loops.nodes import Alloc, Call, Kernel
 from treadle.ir.ops.contract import Conv, Dot
 from treadle.ir.ops.elementwise import Convert, Exp, Maximum, Tanh
 from treadle.ir.ops.movement import Broadcast, Reverse
@@ -139,6 +139,33 @@ def test_short_weights_are_widened_in_the_panel(dtype: DType) -> None:
     graph = graph_of([tensor(33, 40), tensor(40, 70, dtype=dtype)], build)
     assert all(param.dtype is not f32 or param.shape != (40 * 70,) for param in gemm_only(graph).params)
     check(graph)
+
+
+# A conversion that rounds is part of what is computed: integers have more digits than the floats that they meet in.
+@pytest.mark.parametrize(
+    ("narrow", "through", "number"),
+    [(u16, bf16, 257), (i16, f8e5m2, -90), (i32, f32, 2**24 + 1), (f64, f32, 0.1)],
+    ids=str,
+)
+def test_conversions_that_round_are_kept(narrow: DType, through: DType, number: float) -> None:
+    kept = f64 if through is f32 else f32
+
+    def build(x: Any, y: Any) -> Any:
+        return Dot(Convert(Convert(x, through), kept), y, (), (), (1,), (0,))
+
+    graph = graph_of([tensor(30, 4, dtype=narrow), tensor(4, 20, dtype=kept)], build)
+    x = np.full((30, 4), number, narrow.numpy)
+    check(graph, x, np.ones((4, 20), kept.numpy), targets=WIDE, ulp=1)
+    assert 4 * float(x.astype(through.numpy)[0, 0]) != 4 * number
+
+
+# However few rows there are: the exponential of the right operand is taken once for each element.
+@pytest.mark.parametrize("rows", [1, 2, 9, 28, 29])
+def test_a_computed_operand_is_computed_once(rows: int) -> None:
+    graph = graph_of([tensor(rows, 40), tensor(40, 200)], lambda x, y: Dot(x, Exp(y), (), (), (1,), (0,)))
+    kernel = gemm_only(graph)
+    panels = [stmt for stmt in walk(kernel.body) if isinstance(stmt, Alloc) and stmt.name.startswith("panel")]
+    assert bool(panels) == (rows > 1)
 
 
 def test_prologue_on_two_threads() -> None:
