@@ -135,35 +135,43 @@ def is_name(name: str) -> bool:
 def of(numpy_dtype: object) -> DType:
     """The dtype of a NumPy dtype or anything `np.dtype` takes. Byte order is ignored: we compute in native order.
 
-    Raises `Unsupported` (TD0101) for object, string, datetime, longdouble and record types.
+    A string means what NumPy says (`i8` has eight bytes there); our short names (`bf16`, `f32`) serve where NumPy has
+    no meaning. Texts of graphs name dtypes by `named`. Raises `Unsupported` (TD0101) for object, string, datetime,
+    longdouble and record types.
     """
     if isinstance(numpy_dtype, DType):
         return numpy_dtype
-    if isinstance(numpy_dtype, str) and numpy_dtype in _BY_NAME:
-        return _BY_NAME[numpy_dtype]
-    if isinstance(numpy_dtype, str) and numpy_dtype in _TWINS.values():
-        return next(dtype for dtype, name in _TWINS.items() if name == numpy_dtype)
     try:
         given = np.dtype(numpy_dtype)  # type: ignore[call-overload]
     except TypeError:
-        from difflib import get_close_matches
-
-        near = (
-            get_close_matches(numpy_dtype, [*_BY_NAME, *map(str, _BY_NUMPY)], 1) if isinstance(numpy_dtype, str) else ()
-        )
-        raise Unsupported(
-            f"{numpy_dtype!r} is no dtype", code="TD0101", edit=f"did you mean {near[0]}?" if near else None
-        ) from None
+        return _only_ours(numpy_dtype)
     found = _BY_NUMPY.get(given) or _BY_NUMPY.get(given.newbyteorder("="))
     if found is None and "ml_dtypes" in sys.modules:
         found = {dtype.numpy: dtype for dtype in _TWINS}.get(given)
     if found is None:
+        # `f16` and the like: NumPy counts bytes, and means a longdouble.
+        bits = _BY_NAME.get(numpy_dtype) if isinstance(numpy_dtype, str) else None
         raise Unsupported(
             f"dtype {given} is not supported",
             code="TD0101",
-            edit="convert it to a number first, for example with .astype(np.float64)",
+            edit=f"write {str(bits.numpy)!r}: NumPy counts the bytes in {numpy_dtype!r}"
+            if bits is not None
+            else "convert it to a number first, for example with .astype(np.float64)",
         )
     return found
+
+
+def _only_ours(given: object) -> DType:
+    """The dtype of a string that NumPy does not know."""
+    if isinstance(given, str):
+        if given in _BY_NAME:
+            return _BY_NAME[given]
+        if given in _TWINS.values():
+            return next(dtype for dtype, name in _TWINS.items() if name == given)
+    from difflib import get_close_matches
+
+    near = get_close_matches(given, [*_BY_NAME, *map(str, _BY_NUMPY)], 1) if isinstance(given, str) else ()
+    raise Unsupported(f"{given!r} is no dtype", code="TD0101", edit=f"did you mean {near[0]}?" if near else None)
 
 
 _OURS = frozenset((bf16, *FLOAT8))

@@ -405,7 +405,9 @@ def fast_power(x: Any, y: Any) -> Any:
     if not is_number(y) or isinstance(y, bool | complex) or not isinstance(kind, DType):
         return None
     inexact = kind.is_float or kind.kind == "complex"
-    if y == 2 and (inexact or (kind.is_integer and isinstance(y, int))):
+    # Of bools, squares are i8 where `power` gives i64; of a scalar NumPy takes `power`.
+    squared = kind.is_integer or (kind is bool_ and lift(x).shape)
+    if y == 2 and (inexact or (squared and isinstance(y, int))):
         return elementwise(np.square, x)
     if y == 1 and (inexact or (kind.is_integer and isinstance(y, int))):
         return lift(x)

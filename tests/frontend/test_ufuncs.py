@@ -161,3 +161,41 @@ def test_short_floats_compute_in_f32(ufunc: np.ufunc, kind: np.dtype) -> None:
         assert a.dtype == (kind if b.dtype == np.float32 and ufunc is not np.float_power else b.dtype)
         rounded = b.astype(a.dtype).astype(np.float64)
         np.testing.assert_allclose(a.astype(np.float64), rounded, rtol=0.01 if kind == BF16 else 0.13)
+
+
+# A string is NumPy's word first: "i8" has eight bytes, in a trace as outside of it.
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: x.astype("i8"),
+        lambda x: x.astype("u8"),
+        lambda x: x.sum(dtype="i8"),
+        lambda x: np.add(x, x, dtype="i8"),
+        lambda x: np.ones_like(x, "i8"),
+        lambda x: td.numpy.zeros(2, "i8") + x,
+        lambda x: td.numpy.arange(3, dtype="u8") * 1,
+    ],
+)
+def test_dtype_strings_are_numpys(function: Any) -> None:
+    x = np.array([300], "i2")
+    got, expected = td.jit(function)(x), function(x)
+    assert got.dtype == expected.dtype and np.array_equal(got, expected)
+    assert td.ShapeDtype((3,), "i8").dtype.numpy == np.int64
+
+
+# Our own short names serve where NumPy has none; where NumPy means a longdouble, the refusal says what to write.
+def test_dtype_strings_that_numpy_does_not_know() -> None:
+    kinds = {"bf16": ml_dtypes.bfloat16, "f32": np.float32, "i16": np.int16, "bfloat16": ml_dtypes.bfloat16}
+    for name, expected in kinds.items():
+        assert td.jit(np.astype, static_argnums=1)(np.array([300.0]), name).dtype == expected
+    with pytest.raises(TypeError, match=r"TD0101(?s:.*)write 'float16'"):
+        td.ShapeDtype((3,), "f16")
+
+
+# The operator squares bools as i8, where `power` gives i64; other exponents and scalars go by `power`.
+@pytest.mark.parametrize("exponent", [0, 1, 2, 3, 2.0, 0.5, 1.0, -1.0, True, 2j, np.int64(2), np.int8(2), np.True_])
+@pytest.mark.parametrize("x", [np.array([True, False]), np.True_], ids=["array", "scalar"])
+def test_powers_of_bools(x: Any, exponent: Any) -> None:
+    for function in (lambda x: x**exponent, lambda x: np.power(x, exponent)):
+        got, expected = td.jit(function)(x), function(x)
+        assert got.dtype == expected.dtype and np.array_equal(got, expected, equal_nan=True)
