@@ -21,6 +21,7 @@ from ..ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ..ir.types import TensorType
 from ..runtime.borrow import from_dlpack
 from . import tree
+from .sizes import Size
 from .trace import LeafSpec
 from .tracer import Tracer, unwrap
 from .tree import Static, TreeDef
@@ -42,7 +43,7 @@ class ShapeDtype:
 
     @spoken
     def __init__(self, shape: Sequence[int | str | SymbolicDim], dtype: Any) -> None:
-        given = (shape,) if isinstance(shape, int | str | SymbolicDim) else shape
+        given = (shape,) if isinstance(shape, int | str | SymbolicDim | Size) else shape
         self.shape: tuple[Dim, ...] = tuple(map(_extent, given))
         self.dtype = of(dtype)
 
@@ -63,6 +64,8 @@ class ShapeDtype:
 def _extent(size: Any) -> Dim:
     if isinstance(size, str):
         return parse(size)
+    if isinstance(size, Size):
+        return size.dim
     if isinstance(size, SymbolicDim):
         return size
     try:

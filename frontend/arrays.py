@@ -19,6 +19,7 @@ from ..ir.ops.movement import Broadcast, Reshape, Transpose
 from ..ir.types import Shape, TensorType
 from ..ir.value import Array, Constant, DimSize, Full, Value
 from .promotion import Described, default, result_type
+from .sizes import Size
 from .trace import current, here
 from .tracer import Tracer, unwrap, wrap
 
@@ -26,8 +27,8 @@ WEAK: dict[str, type] = {"int": int, "float": float, "complex": complex}
 
 # Asked of every operand of every operation: `isinstance(x, A | B)` would make the union anew each time.
 _ARRAYS = (np.ndarray, np.generic)
-_WHOLE = (int, SymbolicDim)
-_OWN_TYPE = (SymbolicDim, np.generic)
+_WHOLE = (int, SymbolicDim, Size)
+_OWN_TYPE = (SymbolicDim, Size, np.generic)
 _PYTHONS = (int, float, complex)
 _NUMBERS = (*_PYTHONS, np.generic)
 _TYPED = (np.generic, bool)
@@ -35,13 +36,13 @@ _TYPED = (np.generic, bool)
 
 def is_traced(x: Any) -> bool:
     """Whether `x` is a traced array or a symbolic size."""
-    return type(x) is Tracer or isinstance(x, SymbolicDim)
+    return type(x) is Tracer or isinstance(x, SymbolicDim | Size)
 
 
 def any_traced(x: Any) -> bool:
     """Whether a traced array or a symbolic size is in `x`, or in the lists, tuples and dicts it is made of."""
     kind = type(x)
-    if kind is Tracer or kind is SymbolicDim:
+    if kind is Tracer or kind is Size or kind is SymbolicDim:
         return True
     if kind is list or kind is tuple:
         return any(map(any_traced, x))
@@ -91,8 +92,8 @@ def lift(x: Any) -> Tracer:
     if isinstance(x, int | float | complex):
         kind = int if isinstance(x, int) else float if isinstance(x, float) else complex
         return wrap(Full(x, TensorType((), default(kind))), kind.__name__)  # type: ignore[arg-type]
-    if isinstance(x, SymbolicDim):
-        return wrap(DimSize(x), "int")
+    if isinstance(x, SymbolicDim | Size):
+        return wrap(DimSize(x.dim if isinstance(x, Size) else x), "int")
     if isinstance(x, list | tuple) and any_traced(x):
         return _stacked(x)
     array = concrete(x)
@@ -295,6 +296,8 @@ def not_static(x: Any, what: str) -> TypeMismatch:
 
 def static_dim(x: Any, what: str) -> Dim:
     """A size: an int or a symbolic one."""
+    if isinstance(x, Size):
+        return x.dim
     return x if isinstance(x, SymbolicDim) else static_int(x, what)
 
 
@@ -302,7 +305,7 @@ def static_shape(shape: Any, what: str = "a shape") -> Shape:
     """A shape argument: a size, or a sequence of sizes."""
     if type(shape) is Tracer and shape.ndim == 0:
         raise not_static(shape, what)
-    if isinstance(shape, SymbolicDim) or not hasattr(shape, "__iter__"):
+    if isinstance(shape, SymbolicDim | Size) or not hasattr(shape, "__iter__"):
         return (static_dim(shape, what),)
     return tuple(static_dim(dim, what) for dim in shape)
 

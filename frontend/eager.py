@@ -18,6 +18,7 @@ from ..ir.evaluate import evaluate
 from ..ir.types import TensorType
 from . import tree
 from .arrays import any_traced
+from .sizes import plain
 from .trace import LeafSpec, current, operation
 from .tracer import trace_to_graph
 from .userline import called, spoken
@@ -60,7 +61,7 @@ def public(function: F) -> F:
     def either(*args: Any, **kwargs: Any) -> Any:
         if any_traced(args) or any_traced(kwargs):
             with operation():
-                return called(function, args, kwargs)
+                return called(function, plain(args), plain(kwargs))
         return run(function, args, kwargs)
 
     return spoken(either)  # type: ignore[return-value]
@@ -73,7 +74,7 @@ def in_trace(function: F) -> F:
     def either(*args: Any, **kwargs: Any) -> Any:
         if current() is not None:
             with operation():
-                return called(function, args, kwargs)
+                return called(function, plain(args), plain(kwargs))
         return run(function, args, kwargs)
 
     return spoken(either)  # type: ignore[return-value]

@@ -124,6 +124,47 @@ def for_integer() -> str:
     return f"{STATIC}, or compute it from shapes and Python numbers"
 
 
+def for_size(otherwise: str) -> str:
+    """Where the number was asked for that a size will be."""
+    node, frame = expression(), user_frame()
+    if isinstance(node, ast.Subscript):
+        return _INDEXED.format(array=ast.unparse(node.value), index=ast.unparse(node.slice))
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return "td.numpy.full(n, v) instead of [v] * n"
+    if not isinstance(node, ast.Call) or frame is None:
+        return otherwise
+    name, function = ast.unparse(node.func), _meaning(node.func, frame)
+    last = name.rsplit(".", 1)[-1]
+    if function is range:
+        return "loop with td.lax.fori_loop, td.lax.scan or td.lax.map instead of range()"
+    if function is not None and function is getattr(np, last, None) and not isinstance(function, type):
+        return f"td.numpy.{last}, which takes sizes, instead of {name}"
+    if getattr(getattr(function, "__self__", None), "__name__", "") == "math":
+        theirs = _MATH.get(last, last)
+        return f"np.{theirs} instead of {name}" if theirs and hasattr(np, theirs) else otherwise
+    return otherwise
+
+
+_SIGNS: Final = {ast.Eq: "equal", ast.NotEq: "not_equal", ast.Lt: "less", ast.LtE: "less_equal", ast.Gt: "greater",
+                 ast.GtE: "greater_equal"}  # fmt: skip
+
+
+def for_size_test() -> str:
+    """Where a size was compared, or asked whether it is 0."""
+    node, frame = expression(), user_frame()
+    if isinstance(node, ast.Call) and frame is not None and _meaning(node.func, frame) in (max, min):
+        kind = ast.unparse(node.func)
+        return f"np.{kind}imum(a, b), which of sizes is a size, instead of {kind}(a, b)"
+    if isinstance(node, ast.Call):
+        return for_size("compile for a known size")
+    test = "np.equal(n, m)" if isinstance(node, ast.Compare) else "np.not_equal(n, 0)"
+    if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _SIGNS:
+        a, b = (ast.unparse(each) for each in (node.left, node.comparators[0]))
+        shapes = isinstance(node.comparators[0], ast.Tuple) or a.endswith("shape") or b.endswith("shape")
+        test = f"np.{_SIGNS[type(node.ops[0])]}({'n, m' if shapes else f'{a}, {b}'})"
+    return f"choose with np.where({test}, x, y) or td.lax.cond({test}, f, g, *operands), or compile for a known size"
+
+
 def for_truth() -> str:
     """Where it mattered whether a traced array is true."""
     return {

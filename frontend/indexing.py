@@ -20,6 +20,7 @@ from ..ir.ops.movement import Iota, Reverse, Slice
 from ..ir.types import Shape, TensorType
 from ..ir.value import Add, Full, Mul, Value
 from .arrays import any_traced, broadcast, broadcast_shapes, convert, expand, lift, permute, reshape, size_value, typed
+from .sizes import plain
 from .trace import here, operation, promises
 from .tracer import Tracer, unwrap, wrap
 
@@ -412,7 +413,7 @@ class Place:
 
     def __init__(self, x: Tracer, index: Any) -> None:
         self.x = x
-        self.index = index
+        self.index = plain(index)
 
     def get(self, *, mode: str | None = None, **promises: Any) -> Tracer:
         with operation():

@@ -30,6 +30,7 @@ from . import keys
 from .arrays import broadcast, size_value, static_shape
 from .arrays import lift as lift_array
 from .keys import KeyReuseWarning
+from .sizes import plain
 from .trace import LeafSpec, current, here, operation
 from .tracer import Tracer, trace_to_graph, unwrap, wrap
 
@@ -47,7 +48,7 @@ def _anywhere(build: Callable[..., Value]) -> Callable[..., Any]:
             with operation():
                 if draws:
                     keys.use(_key(args[0] if args else kwargs["key"]))
-                return wrap(build(*args, **kwargs))
+                return wrap(build(*plain(args), **plain(kwargs)))
         if draws and args and isinstance(args[0], np.ndarray):
             keys.use_array(args[0])
         arrays = [i for i, a in enumerate(args) if isinstance(a, np.ndarray | np.generic) or hasattr(a, "__dlpack__")]

@@ -22,6 +22,7 @@ from ..ir.location import Location, Origin, at
 from ..ir.types import Shape, TensorType
 from ..ir.value import Parameter, Value
 from . import edits, randomness, tree
+from .sizes import plain, read
 from .trace import Captured, LeafSpec, Trace, Weak, closed, current, here, leaked, operation
 from .tree import TreeDef
 from .userline import definition, doing, ours, trimmed
@@ -67,7 +68,7 @@ class Tracer:
 
     @property
     def shape(self) -> Shape:
-        return self.value.shape
+        return read(self.value.shape)  # type: ignore[no-any-return]
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -79,7 +80,7 @@ class Tracer:
 
     @property
     def size(self) -> Dim:
-        return self.value.tensor.size
+        return read((self.value.tensor.size,))[0]  # type: ignore[no-any-return]
 
     @property
     def itemsize(self) -> int:
@@ -87,7 +88,7 @@ class Tracer:
 
     @property
     def nbytes(self) -> Dim:
-        return self.value.tensor.bytes
+        return read((self.value.tensor.bytes,))[0]  # type: ignore[no-any-return]
 
     @property
     def device(self) -> str:
@@ -393,7 +394,7 @@ class Tracer:
         from .indexing import getitem
 
         with operation():
-            return getitem(self, index)
+            return getitem(self, plain(index))
 
     @property
     def at(self) -> Any:

@@ -11,7 +11,9 @@ from typing import Any, Final
 
 import numpy as np
 
+from ...ir.dims import SymbolicDim
 from ..arrays import is_number
+from ..sizes import Size, plain
 from ..trace import operation
 from ..tracer import Tracer
 from . import (
@@ -68,7 +70,7 @@ def call(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
         handler = handler_of(function)
         if handler is None:
             raise not_traced(_path(function))
-        return handler(*args, **kwargs)
+        return handler(*plain(args), **plain(kwargs))
 
 
 def _path(function: Any) -> str:
@@ -79,6 +81,7 @@ def _path(function: Any) -> str:
 
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     """A ufunc, or one of its methods, on operands among which there are traced arrays."""
+    inputs, kwargs = plain(inputs), plain(kwargs)
     with operation():
         if method == "__call__":
             return _compute(ufunc, *inputs, **kwargs)
@@ -114,7 +117,7 @@ def _is_operand(x: Any) -> bool:
         type(x) is Tracer
         or isinstance(x, _CONTAINERS)
         or is_number(x)
-        or type(x).__name__ == "SymbolicDim"
+        or isinstance(x, SymbolicDim | Size)
         or hasattr(x, "__array__")
     )
 
@@ -127,7 +130,7 @@ def apply_operator(ufunc: np.ufunc, operands: tuple[Any, ...]) -> Any:
     with operation():
         if ufunc in linear.GUFUNCS:
             return linear.GUFUNCS[ufunc](*operands)
-        return operator(ufunc, operands)
+        return operator(ufunc, plain(operands))
 
 
 def apply_in_place(ufunc: np.ufunc, x: Tracer, y: Any) -> Any:
@@ -135,4 +138,4 @@ def apply_in_place(ufunc: np.ufunc, x: Tracer, y: Any) -> Any:
     if not _is_operand(y):
         return NotImplemented
     with operation():
-        return in_place(ufunc, x, y, _compute)
+        return in_place(ufunc, x, plain(y), _compute)

@@ -37,6 +37,7 @@ from ..arrays import (
     static_shape,
     typed,
 )  # fmt: skip
+from ..sizes import shown
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
 
@@ -768,7 +769,7 @@ def unstack(x: Any, /, *, axis: Any = 0) -> tuple[Tracer, ...]:
 
 
 def shape(a: Any) -> Shape:
-    return lift(a).shape
+    return tuple(map(shown, lift(a).shape))  # type: ignore[arg-type]
 
 
 def ndim(a: Any) -> int:
@@ -777,7 +778,7 @@ def ndim(a: Any) -> int:
 
 def size(a: Any, axis: Any = None) -> Dim:
     x = lift(a)
-    return product(x.shape[i] for i in axes_of(axis, x.ndim)) if axis is not None else x.size
+    return shown(product(x.shape[i] for i in axes_of(axis, x.ndim)) if axis is not None else x.size)  # type: ignore[return-value]
 
 
 def copy(a: Any, order: Any = "K", subok: bool = False) -> Tracer:

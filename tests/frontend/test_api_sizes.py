@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +108,137 @@ def test_a_size_that_is_too_small(tmp_path: Path, index: int) -> None:
         ):
             call(noise(3))
     assert f.n_compiles == 1
+
+
+# --- what a function may do with a size that has a name ---------------------------------------------------------
+
+
+# The same function on NumPy's arrays, where the size is a number, says what it is.
+@pytest.mark.parametrize(
+    "f",
+    [
+        lambda x: x * x.shape[0] ** -0.5,
+        lambda x: x / x.shape[0],
+        lambda x: x @ x.T / np.sqrt(x.shape[0]),
+        lambda x: 0.5 * x.shape[0] + x.shape[0] ** 2 + 2 ** x.shape[1],
+        lambda x: x + x.shape[0] % 2.5,
+        lambda x: (1 / x.shape[0], 7 - x.size, x.shape[0] ** -1, x.nbytes / 3),
+        lambda x: np.arange(5) * x.shape[0] + np.int64(3),
+        lambda x: x * np.float32(x.shape[0] / 2) if isinstance(x, np.ndarray) else x * (x.shape[0] / 2),
+        lambda x: x.reshape(np.prod(x.shape)),
+        lambda x: x.reshape(math.prod(np.shape(x)[:2]), -1),
+        lambda x: x[x.shape[0] // 2 :] + x[x.shape[0] - 1],
+        lambda x: td.numpy.zeros((np.maximum(x.shape[0], 4), abs(x.shape[0]))),
+        lambda x: td.numpy.zeros(np.int64(2) * x.shape[0] + divmod(x.shape[0], 3)[1]),
+        lambda x: td.numpy.arange(x.shape[0]),
+        lambda x: td.numpy.asarray([5, 6, 7])[x.shape[0] // 4],
+        lambda x: np.where(np.equal(x.shape[0], 3), x, x + 1),
+        lambda x: np.where(np.greater(x.shape[0], 3) | np.equal(x.shape[0] % 2, 0), x, x + 1),
+        lambda x: np.minimum(x.shape[0], 2.5) * x,
+        lambda x: x * {x.shape: 3, (): 4}[np.shape(x)],
+        lambda x: x * len({x.shape[0], x.shape[0] + 0, x.shape[0] + 1}),
+    ],
+)
+def test_sizes_compute(f: Any) -> None:
+    compiled = td.jit(f).compile(td.ShapeDtype(("n", 3), "float32"))
+    for n in (1, 2, 3, 4, 8):
+        x = noise(n, 3)
+        for found, wanted in zip(_all(compiled(x)), _all(f(x)), strict=True):
+            assert found.dtype == wanted.dtype
+            np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def _all(result: Any) -> list[Any]:
+    return [np.asarray(each) for each in result] if isinstance(result, tuple) else [np.asarray(result)]
+
+
+# What all sizes answer alike is answered: by their formulas, by what is promised of a name, by divisors.
+@pytest.mark.parametrize(
+    ("f", "promise"),
+    [
+        (lambda x: x if x.shape == (x + 1).shape and x.shape != (x.shape[0], 4) else x + 1, (0, 64)),
+        (lambda x: x if x.shape[0] >= 0 and x.shape[0] > -0.5 and not x.shape[0] < 0 else x + 1, (0, 64)),
+        (lambda x: x if x.shape[0] > 1 and x.shape[0] and x.shape[0] != 1 else x + 1, (2, 8)),
+        (lambda x: x if x.shape[0] <= 8 and max(8, x.shape[0]) == 8 else x + 1, (2, 8)),
+        (lambda x: x if x.shape[0] % 2 == 0 and x.shape[0] != 3 else x + 1, (0, 64, 2)),
+        (lambda x: x if 2 * x.shape[0] == 7 or x.shape[0] == 2.5 or x.shape[0] is None else x + 1, (0, 64)),
+        (lambda x: x if x.shape[0] < float("inf") and x.shape[0] != float("nan") else x + 1, (0, 64)),
+        (lambda x: x if x.shape[0] % 3 < 3 and x.shape[0] // 2 <= x.shape[0] else x + 1, (0, 64)),
+    ],
+)
+def test_comparisons_that_are_known(f: Any, promise: tuple[int, ...]) -> None:
+    compiled = td.jit(f, dims={"n": promise}).compile(td.ShapeDtype(("n", 3), "float32"))
+    for n in (2, 4, 8):
+        np.testing.assert_array_equal(compiled(noise(n, 3)), f(noise(n, 3)))
+
+
+# An answer is that of Python's own numbers, for all of them.
+def test_answers_hold_for_every_size() -> None:
+    random = np.random.default_rng(5)
+    answered = 0
+
+    def formula(n: Any, m: Any, k: list[int]) -> Any:
+        parts = (n, n * m, n // 2, n % 3, m % 4, (n + k[3]) // 3)
+        return k[0] * parts[k[4]] + k[1] * parts[k[5]] + k[2]
+
+    draws = [
+        [list(map(int, random.integers((-2, -2, -5, 0, 0, 0), (3, 3, 6, 3, 6, 6)))) for _ in "ab"] for _ in "9" * 300
+    ]
+    signs = (operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge)
+
+    @td.jit
+    def f(x: Any, y: Any) -> Any:
+        nonlocal answered
+        for a, b in draws:
+            for sign in signs:
+                try:
+                    found = sign(formula(*x.shape, *y.shape, a), formula(*x.shape, *y.shape, b))
+                except TypeError as error:
+                    assert "TD0201" in str(error)
+                    continue
+                answered += 1
+                for n in range(7):
+                    for m in range(5):
+                        assert sign(formula(n, m, a), formula(n, m, b)) == found, (sign, a, b, n, m)
+        return x
+
+    f.compile(td.ShapeDtype(("n",), "float32"), td.ShapeDtype(("m",), "float32"))
+    assert answered > 100, "otherwise nothing was tested"
+
+
+# What depends on the size is refused, at its line and with the edit. Each once gave a wrong result or a bare TypeError.
+@pytest.mark.parametrize(
+    ("f", "edit"),
+    [
+        (lambda x: x if x.shape[0] == 3 else x + 1, r"np.where(np.equal(x.shape[0], 3), x, y) or td.lax.cond("),
+        (lambda x: x if x.shape[0] % 2 != 0 else x + 1, "np.not_equal(x.shape[0] % 2, 0)"),
+        (lambda x: x if x.shape[0] > 3 else x + 1, "np.greater(x.shape[0], 3)"),
+        (lambda x: x if x.shape == (3, 3) else x + 1, "compile for a known size"),
+        (lambda x: x if np.shape(x)[0] == 3 else x + 1, "compile for a known size"),
+        (lambda x: x if 3 * x.shape[1] == x.size else x + 1, "compile for a known size"),
+        (lambda x: x if 4 in x.shape else x + 1, "compile for a known size"),
+        (lambda x: x if x.shape[0] else x + 1, "np.not_equal(n, 0)"),
+        (lambda x: x * max(x.shape[0], 2), "np.maximum(a, b), which of sizes is a size"),
+        (lambda x: x + np.zeros(x.shape[0])[:, None], "td.numpy.zeros"),
+        (lambda x: x + np.ones(x.shape), "td.numpy.ones"),
+        (lambda x: np.arange(x.shape[0]), "td.numpy.arange"),
+        (lambda x: np.array([x.shape[0], 2]), "td.numpy.array"),
+        (lambda x: np.tile(np.ones(3), x.shape[0]), "td.numpy.tile"),
+        (lambda x: [1, 2, 3][x.shape[0]], "td.numpy.asarray([1, 2, 3])[x.shape[0]]"),
+        (lambda x: np.arange(9)[x.shape[0]], "td.numpy.asarray(np.arange(9))[x.shape[0]]"),
+        (lambda x: x * math.sqrt(x.shape[0]), "np.sqrt instead of math.sqrt"),
+        (lambda x: x * float(x.shape[0]), "leave out float()"),
+        (lambda x: x * int(x.shape[0]), "leave out int()"),
+        (lambda x: x * ([1] * x.shape[0])[0], "td.numpy.full(n, v)"),
+        (lambda x: [x[i] for i in range(x.shape[0])], "td.lax.fori_loop"),
+        (lambda x: td.vmap(lambda row: row if x.shape[0] == 3 else row + 1)(x), "compile for a known size"),
+    ],
+)
+def test_what_depends_on_a_size_is_refused(f: Any, edit: str) -> None:
+    with pytest.raises(TypeError, match=r"TD0201: (?s:.*)the size (3\*)?n") as caught:
+        td.jit(f).compile(td.ShapeDtype(("n", 3), "float32"))
+    assert f"test_api_sizes.py:{f.__code__.co_firstlineno}" in str(caught.value), "the user's line"
+    assert edit in str(caught.value).split("edit:")[1]
 
 
 def test_sizes_that_stand_nowhere_alone_are_refused() -> None:
