@@ -95,6 +95,14 @@ def _call(node: ast.Call, frame: FrameType) -> str:
     return _GENERAL
 
 
+def _whole_quotient(node: Any, name: str = "floor") -> str:
+    """A quotient of sizes that is to be a whole number, as a size."""
+    above, below = (
+        f"({ast.unparse(x)})" if isinstance(x, ast.BinOp) else ast.unparse(x) for x in (node.left, node.right)
+    )
+    return f"-(-{above} // {below})" if name == "ceil" else f"{above} // {below}"
+
+
 def for_number(kind: str) -> str:
     """Where a Python number was asked for."""
     node, frame = expression(), user_frame()
@@ -103,8 +111,16 @@ def for_number(kind: str) -> str:
         if getattr(module, "__name__", "") in ("math", "cmath"):
             theirs = _MATH.get(name, name)
             if theirs and (hasattr(np, theirs) or "." in theirs):
-                return f"np.{theirs} instead of {ast.unparse(node.func)}"
+                quotient = node.args[0] if len(node.args) == 1 else None
+                divided = isinstance(quotient, ast.BinOp) and isinstance(quotient.op, ast.Div)
+                sizes = (
+                    f", or of sizes {_whole_quotient(quotient, name)}" if divided and name in ("ceil", "floor") else ""
+                )
+                return f"np.{theirs} instead of {ast.unparse(node.func)}{sizes}"
             return "write it in functions of NumPy, td.nn or td.lax"
+    if isinstance(node, ast.Call) and len(node.args) == 1 and isinstance(node.args[0], ast.BinOp) and kind == "int":
+        if isinstance(node.args[0].op, ast.Div):
+            return f"x.astype(int) instead of int(x), or of sizes {_whole_quotient(node.args[0])}"
     static = f", or {STATIC}" if kind == "int" else ""
     return f"x.astype({kind}) instead of {kind}(x){static}"
 
@@ -157,12 +173,19 @@ def for_size_test() -> str:
         return f"np.{kind}imum(a, b), which of sizes is a size, instead of {kind}(a, b)"
     if isinstance(node, ast.Call):
         return for_size("compile for a known size")
+    if first_word() == "while":
+        return "loop with td.lax.while_loop(condition, body, init) or td.lax.fori_loop"
+    if first_word() == "assert":
+        return "promise it, and every call is checked: td.jit(f, dims={name: (least, greatest, multiple)})"
     test = "np.equal(n, m)" if isinstance(node, ast.Compare) else "np.not_equal(n, 0)"
     if isinstance(node, ast.Compare) and len(node.ops) == 1 and type(node.ops[0]) in _SIGNS:
         a, b = (ast.unparse(each) for each in (node.left, node.comparators[0]))
         shapes = isinstance(node.comparators[0], ast.Tuple) or a.endswith("shape") or b.endswith("shape")
         test = f"np.{_SIGNS[type(node.ops[0])]}({'n, m' if shapes else f'{a}, {b}'})"
-    return f"choose with np.where({test}, x, y) or td.lax.cond({test}, f, g, *operands), or compile for a known size"
+    return (
+        f"choose with np.where({test}, x, y) or td.lax.cond({test}, f, g, *operands), or compile for a known size"
+        " or one of which enough is promised (td.jit(dims=))"
+    )
 
 
 def for_truth() -> str:

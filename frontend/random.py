@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..ir.dims import Dim, SymbolicDim, product
 from ..ir.dtypes import DType, f32, f64, i64, of, u8, u16, u32, u64
 from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch, Unsupported
 from ..ir.evaluate import evaluate
@@ -27,7 +28,7 @@ from ..ir.ops.reduce import ArgMax, CumSum
 from ..ir.types import Shape, TensorType
 from ..ir.value import Lt, Value, lift
 from . import keys
-from .arrays import broadcast, size_value, static_shape
+from .arrays import broadcast, size_value, static_dim, static_shape
 from .arrays import lift as lift_array
 from .keys import KeyReuseWarning
 from .sizes import plain
@@ -244,15 +245,24 @@ def categorical(key: Any, logits: Any, axis: int = -1) -> Value:
 
 
 @_anywhere
-def randint(key: Any, shape: Sequence[int], low: int, high: int, dtype: Any = "int64") -> Value:
+def randint(key: Any, shape: Sequence[int], low: Any, high: Any, dtype: Any = "int64") -> Value:
     """Integers in [low, high); the bias of the remainder is below 2**-32 for ranges below 2**32."""
+    for bound in (low, high):
+        if isinstance(bound, SymbolicDim):
+            raise TypeMismatch(
+                f"randint: a bound is the size {bound}, which is not known while tracing",
+                code="TD0201",
+                location=here(),
+                edit="low + td.random.choice(key, high - low, shape) instead of td.random.randint",
+            )
     if not low < high:
         raise InvalidValue(f"randint: no integer lies in [{low}, {high})", code="TD0732", location=here())
     drawn = RandomBits(_key(key), static_shape(shape), u64)
-    return Convert(Mod(drawn, lift(high - low, drawn)), of(dtype)) + low
+    found: Value = Convert(Mod(drawn, lift(high - low, drawn)), of(dtype)) + low
+    return found
 
 
-def _order(key: Value, count: Any) -> Value:
+def _order(key: Value, count: Dim) -> Value:
     """A permutation of range(count): the order of as many random words (ties, of chance 2**-64 a pair, by position)."""
     return ArgSort(RandomBits(key, (count,), u64), 0)
 
@@ -260,8 +270,8 @@ def _order(key: Value, count: Any) -> Value:
 @_anywhere
 def permutation(key: Any, x: Any) -> Value:
     """`range(x)` for an integer, else the rows of an array, in random order."""
-    if isinstance(x, int | np.integer):
-        return _order(_key(key), int(x))
+    if isinstance(x, int | np.integer | SymbolicDim):
+        return _order(_key(key), static_dim(x, "x"))
     value = _value(x)
     return Gather(value, (_order(_key(key), value.shape[0]),), (0,), "promised")
 
@@ -270,12 +280,12 @@ def permutation(key: Any, x: Any) -> Value:
 def choice(key: Any, x: Any, shape: Sequence[int] = (), replace: bool = True, p: Any = None) -> Value:
     """Elements of `x` (rows of an array, or range(x)) in `shape`, with or without replacement, with chances `p`."""
     sizes = static_shape(shape)
-    given = None if isinstance(x, int | np.integer) else _value(x)
-    count = int(x) if given is None else given.shape[0]
-    total = math.prod(int(str(n)) for n in sizes)
+    given = None if isinstance(x, int | np.integer | SymbolicDim) else _value(x)
+    count = static_dim(x, "x") if given is None else given.shape[0]
+    total = product(sizes)
     word = _key(key)
     if not replace:
-        if isinstance(count, int) and total > count:
+        if isinstance(count, int) and isinstance(total, int) and total > count:
             raise ShapeMismatch(f"choice: {total} of {count} without replacement", code="TD0733", location=here())
         if p is None:
             order = _order(word, count)

@@ -92,6 +92,39 @@ class Size:
     def __rtruediv__(self, other: Any) -> Any:
         return _combined(np.true_divide, other, self)
 
+    def __lshift__(self, other: Any) -> Any:
+        return _combined(np.left_shift, self, other)
+
+    def __rlshift__(self, other: Any) -> Any:
+        return _combined(np.left_shift, other, self)
+
+    def __rshift__(self, other: Any) -> Any:
+        return _combined(np.right_shift, self, other)
+
+    def __rrshift__(self, other: Any) -> Any:
+        return _combined(np.right_shift, other, self)
+
+    def __and__(self, other: Any) -> Any:
+        return _combined(np.bitwise_and, self, other)
+
+    def __rand__(self, other: Any) -> Any:
+        return _combined(np.bitwise_and, other, self)
+
+    def __or__(self, other: Any) -> Any:
+        return _combined(np.bitwise_or, self, other)
+
+    def __ror__(self, other: Any) -> Any:
+        return _combined(np.bitwise_or, other, self)
+
+    def __xor__(self, other: Any) -> Any:
+        return _combined(np.bitwise_xor, self, other)
+
+    def __rxor__(self, other: Any) -> Any:
+        return _combined(np.bitwise_xor, other, self)
+
+    def __invert__(self) -> Any:
+        return -self - 1
+
     def __neg__(self) -> Any:
         return Size(-self.dim)
 
@@ -181,6 +214,14 @@ class Size:
 
     def __complex__(self) -> complex:
         raise self._refuse("as a number", edits.for_size("leave out complex(): 1j * n is traced"))
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec.rstrip("dn"))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not hasattr(int, name):
+            raise AttributeError(f"a size has no attribute {name!r}")
+        raise self._refuse(f"a number with a {name}", "compile for a known size")
 
     def __reduce__(self) -> Any:
         return shown, (self.dim,)
@@ -319,6 +360,11 @@ _DECIDED: Final[dict[np.ufunc, Callable[[Dim, Dim], bool | None]]] = {
     np.greater_equal: lambda a, b: _no_more(b, a),
 }
 
+_SHIFTS: Final[dict[np.ufunc, Callable[[Any, int], Any]]] = {
+    np.left_shift: lambda a, b: a * b,
+    np.right_shift: lambda a, b: a // b,
+}
+
 
 def _exact(ufunc: np.ufunc, inputs: tuple[Any, ...]) -> Any:
     """What the ufunc gives for sizes and whole numbers where that is known, or a size; else NotImplemented."""
@@ -338,6 +384,8 @@ def _combined(ufunc: np.ufunc, a: Any, b: Any) -> Any:
 
     if isinstance(a, list | tuple | str | bytes) or isinstance(b, list | tuple | str | bytes):
         return NotImplemented  # [0] * n repeats the list, and asks for an integer
+    if ufunc in _SHIFTS and isinstance(b, int) and isinstance(a, Size) and 0 <= b < 63:
+        return _SHIFTS[ufunc](a, 2**b)
     if ufunc is np.power and isinstance(b, int) and isinstance(a, Size):
         if b < 0:
             b = float(b)  # of Python's ints a float

@@ -135,6 +135,13 @@ def test_a_size_that_is_too_small(tmp_path: Path, index: int) -> None:
         lambda x: np.where(np.equal(x.shape[0], 3), x, x + 1),
         lambda x: np.where(np.greater(x.shape[0], 3) | np.equal(x.shape[0] % 2, 0), x, x + 1),
         lambda x: np.minimum(x.shape[0], 2.5) * x,
+        lambda x: (
+            td.numpy.zeros((x.shape[0] >> 1, x.shape[0] << 2)) + (x.shape[0] & 3) + (2 ^ x.shape[0]) - ~x.shape[0]
+        ),
+        lambda x: np.sort(td.random.choice(td.random.key(0), x.shape[0], (x.shape[0],), replace=False)),
+        lambda x: td.random.choice(td.random.key(0), 5, x.shape) < 5,
+        lambda x: np.sort(td.random.permutation(td.random.key(0), x.shape[0])),
+        lambda x: td.random.choice(td.random.key(0), x.shape[0], (4,)) < x.shape[0],
         lambda x: x * {x.shape: 3, (): 4}[np.shape(x)],
         lambda x: x * len({x.shape[0], x.shape[0] + 0, x.shape[0] + 1}),
     ],
@@ -231,6 +238,11 @@ def test_answers_hold_for_every_size() -> None:
         (lambda x: x * int(x.shape[0]), "leave out int()"),
         (lambda x: x * ([1] * x.shape[0])[0], "td.numpy.full(n, v)"),
         (lambda x: [x[i] for i in range(x.shape[0])], "td.lax.fori_loop"),
+        (lambda x: x * x.shape[0].bit_length(), "compile for a known size"),
+        (
+            lambda x: td.random.randint(td.random.key(0), (3,), 0, x.shape[0]),
+            "td.random.choice(key, high - low, shape)",
+        ),
         (lambda x: td.vmap(lambda row: row if x.shape[0] == 3 else row + 1)(x), "compile for a known size"),
     ],
 )
@@ -239,6 +251,34 @@ def test_what_depends_on_a_size_is_refused(f: Any, edit: str) -> None:
         td.jit(f).compile(td.ShapeDtype(("n", 3), "float32"))
     assert f"test_api_sizes.py:{f.__code__.co_firstlineno}" in str(caught.value), "the user's line"
     assert edit in str(caught.value).split("edit:")[1]
+
+
+def test_edits_for_statements() -> None:
+    def asserted(x: Any) -> Any:
+        assert x.shape[0] % 2 == 0
+        return x
+
+    def looped(x: Any) -> Any:
+        i = 1
+        while i < x.shape[0]:
+            i *= 2
+        return x * i
+
+    def halved(x: Any) -> Any:
+        return x[: math.ceil(x.shape[0] / 2)]
+
+    def cut(x: Any) -> Any:
+        return x[: int((x.shape[0] + 1) / 2)]
+
+    for f, edit in ((halved, "of sizes -(-x.shape[0] // 2)"), (cut, "of sizes (x.shape[0] + 1) // 2")):
+        with pytest.raises(TypeError, match="TD0802") as caught:
+            td.jit(f).compile(td.ShapeDtype(("n",), "float32"))
+        assert edit in str(caught.value)
+    for f, edit in ((asserted, "promise it"), (looped, "td.lax.while_loop")):
+        with pytest.raises(TypeError, match=f"TD0201(?s:.*)edit: .*{edit}"):
+            td.jit(f).compile(td.ShapeDtype(("n",), "float32"))
+    promised = td.jit(asserted, dims={"n": (0, 8, 2)}).compile(td.ShapeDtype(("n",), "float32"))
+    np.testing.assert_array_equal(promised(noise(4)), noise(4))
 
 
 def test_sizes_that_stand_nowhere_alone_are_refused() -> None:
