@@ -196,10 +196,10 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     return tuple(found)
 
 
-def _broadcast_edit(shapes: Sequence[Shape]) -> str | None:
+def _broadcast_edit(shapes: Sequence[Shape]) -> str:
     if any(isinstance(dim, SymbolicDim) for shape in shapes for dim in shape):
         return "give equal sizes the same name; a name never stands for a size that stretches"
-    return None
+    return "sizes that are equal or 1, counted from the last axis: x[:, None] puts an axis of 1 behind those of x"
 
 
 def broadcast(value: Value, shape: Shape) -> Value:
@@ -218,6 +218,7 @@ def broadcast(value: Value, shape: Shape) -> Value:
                 f"({', '.join(map(show, value.shape))}) does not stretch to ({', '.join(map(show, shape))})",
                 code="TD0817",
                 location=here(),
+                edit=_broadcast_edit((value.shape, shape)),
             )
     squeezed = reshape(value, tuple(value.shape[i] for i in kept))
     return Broadcast(squeezed, shape, tuple(offset + i for i in kept))
@@ -249,7 +250,10 @@ def axis_of(axis: Any, rank: int, what: str = "axis") -> int:
     number = static_int(axis, what)
     if not -rank <= number < rank:
         raise AxisOutOfRange(
-            f"{what} {number} is outside an array of {rank} dimensions", code="TD0822", location=here()
+            f"{what} {number} is outside an array of {rank} dimensions",
+            code="TD0822",
+            location=here(),
+            edit=f"an axis from {-rank} to {rank - 1}" if rank else "a scalar has no axes: leave it out",
         )
     return number % rank
 
@@ -268,7 +272,9 @@ def axes_of(axis: Any, rank: int) -> tuple[int, ...]:
     if isinstance(axis, tuple | list):
         found = tuple(axis_of(each, rank) for each in axis)
         if len(set(found)) != len(found):
-            raise InvalidValue(f"duplicate value in 'axis': {tuple(axis)}", code="TD0822", location=here())
+            raise InvalidValue(
+                f"duplicate value in 'axis': {tuple(axis)}", code="TD0822", location=here(), edit="each axis once"
+            )
         return found
     return (axis_of(axis, rank),)
 

@@ -6,6 +6,8 @@ Only the paths of errors come here, so the source may be read and parsed. Where 
 from __future__ import annotations
 
 import ast
+import itertools
+import linecache
 import sys
 from types import FrameType, ModuleType
 from typing import Any, Final
@@ -190,7 +192,135 @@ def for_size_test() -> str:
 
 def for_truth() -> str:
     """Where it mattered whether a traced array is true."""
-    return {
-        "while": "loop with td.lax.while_loop(condition, body, init)",
-        "assert": "check it outside of the traced function",
-    }.get(first_word(), "choose with np.where(condition, a, b) or branch with td.lax.cond(condition, f, g, *operands)")
+    frame = user_frame()
+    around = [] if frame is None else _around(frame)
+    choice = _CHOICES.get(first_word(), _CHOOSE)
+    tested = first_word() in ("if", "elif", *_CHOICES) or any(isinstance(node, ast.IfExp) for node in around)
+    for i, node in enumerate(map(_tested, around)):
+        if isinstance(node, ast.Call) and frame is not None:
+            found = _builtin(node, frame)
+            if found:
+                return found
+        if _elementwise(node) is not None:
+            # Of `a < b < c or d` the whole.
+            whole = [_elementwise(each) for each in map(_tested, around[i:])]
+            condition = next(c for c, after in zip(whole, [*whole[1:], None], strict=True) if after is None)
+            return choice.format(condition) if tested else f"{condition}, element by element"
+    return choice.format("condition")
+
+
+_CHOOSE: Final = "choose with np.where({0}, a, b) or branch with td.lax.cond({0}, f, g, *operands)"
+_CHOICES: Final = {
+    "while": "loop with td.lax.while_loop(condition, body, init)",
+    "assert": "check it outside of the traced function",
+}
+
+
+def _around(frame: FrameType) -> list[ast.expr]:
+    """The expressions of the user's line in which the frame stands, the innermost first, up to the next function."""
+    lines = linecache.getlines(frame.f_code.co_filename)
+    place = next(itertools.islice(frame.f_code.co_positions(), max(frame.f_lasti, 0) // 2, None), None)
+    if not lines or place is None or None in place:
+        return []
+    try:
+        tree = ast.parse("".join(lines))
+    except SyntaxError:
+        return []
+    first, last, begin, end = place
+    found: list[ast.AST] = []
+    for node in ast.walk(tree):  # from the outside in, for one path
+        if isinstance(node, ast.expr | ast.stmt | ast.comprehension):
+            span = _span(node)
+            if span is not None and span[0] <= (first, begin) and (last, end) <= span[1]:
+                found.append(node)
+    inner = itertools.takewhile(lambda node: not isinstance(node, ast.stmt | ast.Lambda), reversed(found))
+    return [node for node in inner if isinstance(node, ast.expr)]
+
+
+def _tested(node: ast.expr) -> ast.expr:
+    return node.test if isinstance(node, ast.IfExp) else node
+
+
+def _span(node: ast.AST) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    if not isinstance(node, ast.expr | ast.stmt) or node.end_lineno is None or node.end_col_offset is None:
+        return None
+    return (node.lineno, node.col_offset), (node.end_lineno, node.end_col_offset)
+
+
+def _builtin(node: ast.Call, frame: FrameType) -> str | None:
+    """NumPy's word for a function of Python's that compares or tests elements one by one."""
+    function = _meaning(node.func, frame)
+    if function not in (sorted, max, min, any, all) or any(isinstance(each, ast.Starred) for each in node.args):
+        return None
+    if any(each.arg == "key" for each in node.keywords) or isinstance(node.args[0], ast.GeneratorExp | ast.ListComp):
+        name = ast.unparse(node.func)
+        return f"np.{'sort' if function is sorted else name} of one whole array instead of {name}"
+    operand = _closed(node.args[0])
+    if function is sorted:
+        backwards = "[::-1]" if node.keywords else ""
+        return f"np.sort({ast.unparse(node.args[0])}){backwards} instead of {ast.unparse(node)}"
+    if len(node.args) == 1:
+        return f"{operand}.{function.__name__}() instead of {ast.unparse(node)}"
+    pair = f"np.{function.__name__}imum(" + ", ".join(map(ast.unparse, node.args)) + ")"
+    stack = f"np.stack([{', '.join(map(ast.unparse, node.args))}]).{function.__name__}(0)"
+    return f"{pair if len(node.args) == 2 else stack} instead of {ast.unparse(node)}"
+
+
+def _elementwise(node: ast.expr) -> str | None:
+    """`and`, `or`, `not` or a chain of comparisons, as NumPy has it for arrays; None for another expression."""
+    match node:
+        case ast.Compare(left, ops, right) if len(ops) > 1:
+            terms = [left, *right]
+            pairs = (ast.Compare(terms[i], [each], [terms[i + 1]]) for i, each in enumerate(ops))
+            return " & ".join(f"({ast.unparse(pair)})" for pair in pairs)
+        case ast.BoolOp(op, values):
+            both = isinstance(op, ast.And)
+            spelt = [_elementwise(value) or ast.unparse(value) for value in values]
+            if all(map(_is_condition, values)):
+                return (" & " if both else " | ").join(f"({each})" for each in spelt)
+            # Numbers have no bitwise `and`.
+            joined = spelt[0]
+            for each in spelt[1:]:
+                joined = f"np.logical_{'and' if both else 'or'}({joined}, {each})"
+            return joined
+        case ast.UnaryOp(ast.Not(), operand):
+            term = _elementwise(operand) or ast.unparse(operand)
+            return f"~({term})" if _is_condition(operand) else f"np.logical_not({term})"
+    return None
+
+
+def _is_condition(node: ast.expr) -> bool:
+    """Whether it is made of comparisons, as far as one can see, so that its elements are bools."""
+    match node:
+        case ast.Compare():
+            return True
+        case ast.BoolOp(_, values):
+            return all(map(_is_condition, values))
+        case ast.UnaryOp(ast.Not(), operand):
+            return _is_condition(operand)
+    return False
+
+
+def _closed(node: ast.expr) -> str:
+    """The expression as it stands before a dot."""
+    text = ast.unparse(node)
+    return text if isinstance(node, ast.Name | ast.Attribute | ast.Subscript | ast.Call) else f"({text})"
+
+
+_PRODUCTS: Final = ("matmul", "dot", "tensordot", "inner", "vecdot", "matvec", "vecmat")
+
+
+def operands() -> tuple[str, str] | None:
+    """What the user's line calls the operands of a product; None where it does not show them."""
+    node, frame = expression(), user_frame()
+    pair: tuple[ast.expr, ast.expr] | None = None
+    match node:
+        case ast.BinOp(left, ast.MatMult(), right):
+            pair = left, right
+        case ast.Call(func, [left, right, *_]) if ast.unparse(func).rsplit(".", 1)[-1] in _PRODUCTS:
+            pair = left, right
+        case ast.Call(ast.Attribute(owner, name), [right]) if name in _PRODUCTS and frame is not None:
+            pair = None if isinstance(_meaning(owner, frame), ModuleType) else (owner, right)
+    if pair is None or any(isinstance(each, ast.Starred) or len(ast.unparse(each)) > 40 for each in pair):
+        return None
+    return _closed(pair[0]), _closed(pair[1])

@@ -53,6 +53,14 @@ def _error(message: str, edit: str | None = None) -> OutOfRange:
     return OutOfRange(message, code="TD0818", location=here(), edit=edit)
 
 
+def out_of_bounds(index: int, axis: int, size: int) -> OutOfRange:
+    edit = f"an index from {-size} to {size - 1}" if size else "an axis that has elements"
+    return _error(f"index {index} is out of bounds for axis {axis} with size {size}", edit)
+
+
+_MASK: Final = "a mask of the shape of the axes that it selects from"
+
+
 def _is_mask(item: Any) -> bool:
     if isinstance(item, Tracer):
         return item.value.dtype is bool_
@@ -87,9 +95,9 @@ def _items(index: Any, rank: int) -> list[Any]:
             spread.append(item)
     used = sum(1 for item in spread if item is not None and item is not Ellipsis)
     if sum(item is Ellipsis for item in spread) > 1:
-        raise _error("an index can only have a single ellipsis ('...')")
+        raise _error("an index can only have a single ellipsis ('...')", "one ... for all the axes that are not named")
     if used > rank:
-        raise _error(f"too many indices: the array is {rank}-dimensional, but {used} were indexed")
+        raise _error(f"too many indices: the array is {rank}-dimensional, but {used} were indexed", f"at most {rank}")
     fill: list[Any] = [slice(None)] * (rank - used)
     if not any(item is Ellipsis for item in spread):
         return spread + fill
@@ -186,7 +194,7 @@ def _from_front(value: Value, size: Dim, mode: Mode) -> Value:
 def _positions(item: Any, axis: int, size: Dim, mode: Mode) -> Value:
     if isinstance(item, _Positions):
         if type(size) is int and item.size and size != item.size:  # NumPy does not ask of empty masks
-            raise _error(f"boolean index did not match: axis {axis} has size {size}, the mask {item.size}")
+            raise _error(f"boolean index did not match: axis {axis} has size {size}, the mask {item.size}", _MASK)
         return unwrap(lift(item.places.astype(np.int64)))
     if isinstance(item, list | np.ndarray) and not any_traced(item):
         known = np.asarray(item)
@@ -195,7 +203,7 @@ def _positions(item: Any, axis: int, size: Dim, mode: Mode) -> Value:
         if known.dtype.kind in "iu" and type(size) is int and known.size:
             low, high = int(known.min()), int(known.max())
             if (low < -size or high >= size) and mode == "raise":
-                raise _error(f"index {high if high >= size else low} is out of bounds for axis {axis} with size {size}")
+                raise out_of_bounds(high if high >= size else low, axis, size)
             if low < 0 and mode in ("raise", "promised"):
                 known = np.where(known < 0, known + size, known)
         return _integer(unwrap(lift(known if known is not item else item)), axis)
@@ -204,7 +212,10 @@ def _positions(item: Any, axis: int, size: Dim, mode: Mode) -> Value:
 
 def _integer(value: Value, axis: int) -> Value:
     if not value.dtype.is_integer:
-        raise _error(f"an index of axis {axis} is {value.type}; only integers, slices, None and ... are indices")
+        raise _error(
+            f"an index of axis {axis} is {value.type}; only integers, slices, None and ... are indices",
+            "convert it by .astype(int)",
+        )
     return value
 
 
@@ -217,11 +228,12 @@ def _number(item: Any, axis: int, size: Dim, mode: Mode = "raise") -> Dim:
             number = int(item.__index__())
         except AttributeError:
             raise _error(
-                f"an index is a {type(item).__name__}; only integers, slices, None, ... and integer arrays are indices"
+                f"an index is a {type(item).__name__}; only integers, slices, None, ... and integer arrays are indices",
+                "convert it to an integer first",
             ) from None
     if type(number) is int:
         if type(size) is int and not -size <= number < size and mode == "raise":
-            raise _error(f"index {number} is out of bounds for axis {axis} with size {size}")
+            raise out_of_bounds(number, axis, size)
         if number < 0:
             return size + number
     elif not known_lt(number, size):
@@ -582,7 +594,7 @@ def _masked_update(base: Value, mask: Tracer, value: Any, combine: Combine) -> T
     """`x.at[mask].set(v)` for a traced mask keeps the shape: where the mask is true, v or the combination."""
     where = unwrap(mask)
     if where.shape != base.shape[: where.rank]:
-        raise _error(f"boolean index did not match: the array is {base.type}, the mask {where.type}")
+        raise _error(f"boolean index did not match: the array is {base.type}, the mask {where.type}", _MASK)
     where = broadcast(reshape(where, (*where.shape, *(1,) * (base.rank - where.rank))), base.shape)
     update_value = typed_for(value, base)
     if update_value.rank > base.rank - mask.ndim and update_value.rank > 0:

@@ -397,7 +397,7 @@ def vmap(
         axes = _prefix(in_axes if isinstance(in_axes, int | None) else tuple(in_axes), args, "in_axes", name)
         leaves, structure = tree.flatten((args, kwargs))
         axes += [0] * (len(leaves) - len(axes))
-        paths = structure.paths("argument ")
+        paths = _paths(fun, structure)
         values = [unwrap(lift_array(leaf)) for leaf in leaves]
         size: Dim | None = axis_size
         first = "axis_size"
@@ -479,6 +479,18 @@ def vmap(
     return transformed(inside, fun, "vmap", same=True, bind=False)
 
 
+def _paths(fun: Callable[..., Any], structure: TreeDef) -> list[str]:
+    """Where the leaves of `(args, kwargs)` stand, by the names of the parameters."""
+    parameters = list(signature_of(fun).parameters.values())
+    names = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    star = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), "args")
+    args, kwargs = structure.children
+    names += [f"{star}[{i}]" for i in range(len(args.children) - len(names))]
+    roots = [*names[: len(args.children)], *map(str, kwargs.keys)]
+    each = zip(roots, (*args.children, *kwargs.children), strict=True)
+    return [path for root, child in each for path in child.paths(root)]
+
+
 def _moved(value: Value, source: int, target: int) -> Value:
     if source == target:
         return value
@@ -541,7 +553,7 @@ def checkpoint(
             flat, structure = tree.flatten((args, kwargs))
             places = [i for i, leaf in enumerate(flat) if isinstance(leaf, Tracer | np.ndarray)]
             leaves = [lift_array(flat[i]) for i in places]
-            paths = structure.paths("argument ")
+            paths = _paths(fun, structure)
             specs = [
                 LeafSpec(x.weak or "array", unwrap(x).tensor, paths[i]) for x, i in zip(leaves, places, strict=True)
             ]

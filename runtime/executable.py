@@ -313,19 +313,24 @@ def check_out(tensor: Tensor, shape: tuple[int, ...], out: Any) -> None:
     """An array to write a result into must be exactly of its type and shape."""
     what = f"out for {tensor.path}"
     expected = describe(tensor.dtype, shape)
-    if not isinstance(out, np.ndarray):
-        raise ArgumentTypeError(f"{what}: expected {expected}, found {type(out).__name__}", code="TD0950")
-    if out.dtype.newbyteorder("=") != tensor.dtype:
-        raise ArgumentTypeError(f"{what}: expected {expected}, found {describe(out.dtype, out.shape)}", code="TD0950")
+    edit = f"out=np.empty({shape}, {tensor.dtype.name!r})"
+    found = describe(out.dtype, out.shape) if isinstance(out, np.ndarray) else type(out).__name__
+    if not isinstance(out, np.ndarray) or out.dtype.newbyteorder("=") != tensor.dtype:
+        raise ArgumentTypeError(f"{what}: expected {expected}, found {found}", code="TD0950", edit=edit)
     if out.shape != shape:
-        raise ArgumentValueError(f"{what}: expected {expected}, found {describe(out.dtype, out.shape)}", code="TD0950")
+        raise ArgumentValueError(f"{what}: expected {expected}, found {found}", code="TD0950", edit=edit)
     if not out.flags.writeable:
-        raise ArgumentValueError(f"{what} is read-only", code="TD0950")
+        raise ArgumentValueError(f"{what} is read-only", code="TD0950", edit=edit)
 
 
 def mismatch(tensor: Tensor, array: Array, code: str, kind: type[RuntimeFault]) -> RuntimeFault:
     expected, found = describe(tensor.dtype, tensor.shape), describe(array.dtype, array.shape)
-    return kind(f"{tensor.path}: expected {expected}, found {found}", code=code)
+    name = tensor.path if tensor.path.isidentifier() else "the array"
+    if code == "TD0942":
+        edit = f"convert it: {name}.astype({tensor.dtype.name!r})"
+    else:
+        edit = "an array of that shape, or compile for sizes with names, as in ShapeDtype(('n', 4), dtype)"
+    return kind(f"{tensor.path}: expected {expected}, found {found}", code=code, edit=edit)
 
 
 def overlap(a: Array, b: Array) -> bool:

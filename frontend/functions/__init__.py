@@ -33,7 +33,7 @@ from . import (
     spectra,
     statistics,
 )
-from .ufuncs import RULES, elementwise, in_place, not_traced, operator, refuse_out
+from .ufuncs import RULES, elementwise, in_place, not_traced, operator, path_of, refuse_out
 
 CHAPTERS: Final = (
     analysis, comparing, creation, eigen, joining, linear, norms, reductions, refused, selection, shaping, solve,
@@ -69,14 +69,8 @@ def call(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
     with operation():
         handler = handler_of(function)
         if handler is None:
-            raise not_traced(_path(function))
+            raise not_traced(path_of(function))
         return handler(*plain(args), **plain(kwargs))
-
-
-def _path(function: Any) -> str:
-    module = str(getattr(function, "__module__", "") or "").removeprefix("numpy").removeprefix(".")
-    name = getattr(function, "__name__", str(function))
-    return f"{module}.{name}" if module and not module.startswith("_") else name
 
 
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
@@ -89,7 +83,7 @@ def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: Ma
         if method == "at":
             refuse_out(inputs[0], f"{ufunc.__name__}.at", _AT.get(ufunc, "x = x.at[i].set(v)"))
         if ufunc not in RULES or ufunc.nout != 1:
-            raise not_traced(f"{ufunc.__name__}.{method}")
+            raise not_traced(f"{path_of(ufunc)}.{method}")
         rest = {name: value for name, value in kwargs.items() if name != "out"}
         if method == "reduce":
             return reductions.ufunc_reduce(ufunc, *inputs, **rest)

@@ -36,7 +36,9 @@ def _items(arrays: Any, name: str) -> list[Any]:
     try:
         found = list(arrays)
     except TypeError:
-        raise TypeMismatch(f"{name} takes a sequence of arrays", code="TD0822", location=here()) from None
+        raise TypeMismatch(
+            f"{name} takes a sequence of arrays", code="TD0822", location=here(), edit=f"np.{name}([a, b])"
+        ) from None
     if not found:
         raise InvalidValue(f"{name}: need at least one array", code="TD0822", location=here())
     return found
@@ -52,7 +54,9 @@ def concatenate(
         axis = 0
     rank = values[0].rank
     if rank == 0:
-        raise InvalidValue("zero-dimensional arrays cannot be concatenated", code="TD0822", location=here())
+        raise InvalidValue(
+            "zero-dimensional arrays cannot be concatenated", code="TD0822", location=here(), edit="np.stack([a, b])"
+        )
     number = axis_of(axis, rank)
     return wrap(values[0] if len(values) == 1 else Concatenate(tuple(values), number))
 
@@ -61,7 +65,13 @@ def stack(arrays: Any, axis: Any = 0, out: Any = None, *, dtype: Any = None, cas
     refuse_out(out, "stack")
     values = _met(_items(arrays, "stack"), dtype, casting)
     if any(value.shape != values[0].shape for value in values):
-        raise InvalidValue("all input arrays must have the same shape", code="TD0822", location=here())
+        shapes = ", ".join(str(value.type) for value in values)
+        raise InvalidValue(
+            f"all input arrays must have the same shape, these are {shapes}",
+            code="TD0822",
+            location=here(),
+            edit="np.concatenate along an axis in which they differ, or np.broadcast_arrays first",
+        )
     number = axis_of(axis, values[0].rank + 1)
     return wrap(Concatenate(tuple(expand(value, (number,)) for value in values), number))
 

@@ -36,6 +36,7 @@ from ..arrays import (
     static_int,
     typed,
 )  # fmt: skip
+from ..edits import operands
 from ..promotion import loop, result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
@@ -45,8 +46,26 @@ from .ufuncs import elementwise, refuse_out
 from .ufuncs import outer as ufunc_outer
 
 
-def _wrong(message: str) -> ShapeMismatch:
-    return ShapeMismatch(message, code="TD0824", location=here())
+def _wrong(message: str, edit: str | None = None) -> ShapeMismatch:
+    return ShapeMismatch(message, code="TD0824", location=here(), edit=edit)
+
+
+_LABELS: Final = "a label of its own for each size; operands are transposed by the order of their labels"
+
+
+def _apart(what: str, x: Value, i: int, y: Value, j: int) -> ShapeMismatch:
+    """Two axes that are summed over together, and differ in size."""
+    named = operands()
+    left, right = named or (str(x.type), str(y.type))
+    m, n = show(x.shape[i]), show(y.shape[j])
+    first, second = named or ("the first operand", "the second operand")
+    if y.rank == 2 and y.shape[1 - j] == x.shape[i]:
+        edit = f"transpose {second}" if named is None else f"{second}.T instead of {second}"
+    elif x.rank == 2 and x.shape[1 - i] == y.shape[j]:
+        edit = f"transpose {first}" if named is None else f"{first}.T instead of {first}"
+    else:
+        edit = f"give both axes one size: {m} on axis {j} of {second}, or {n} on axis {i} of {first}"
+    return _wrong(f"{what}: contracted axes differ: {left} has {m} (axis {i}), {right} has {n} (axis {j})", edit)
 
 
 def _met(a: Any, b: Any) -> tuple[Value, Value]:
@@ -70,10 +89,7 @@ def contract(
         return convert(found, x.dtype)
     for i, j in zip(x_contract, y_contract, strict=True):
         if x.shape[i] != y.shape[j]:
-            raise _wrong(
-                f"contracted axes differ: {x.type} has {show(x.shape[i])} (axis {i}), "
-                f"{y.type} has {show(y.shape[j])} (axis {j})"
-            )
+            raise _apart("dot", x, i, y, j)
     if not x_contract:
         free_x = [i for i in range(x.rank) if i not in x_batch]
         free_y = [i for i in range(y.rank) if i not in y_batch]
@@ -128,15 +144,12 @@ def matmul(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
     refuse_out(out, "matmul")
     x, y = lift(x1), lift(x2)
     if x.ndim == 0 or y.ndim == 0:
-        raise _wrong("matmul: a scalar is not an operand of @; use * instead")
+        raise _wrong("matmul: a scalar is not an operand of @", "* instead of @")
     takes, gives = loop(np.matmul, (described(x), described(y)), dtype_argument(options.get("dtype")))
     a, b = typed(x, takes[0]), typed(y, takes[1])
     left, right = a.rank == 1, b.rank == 1
     if a.shape[-1] != b.shape[0 if right else -2]:
-        raise _wrong(
-            f"matmul: contracted axes differ: {a.type} has {show(a.shape[-1])}, {b.type} has "
-            f"{show(b.shape[0 if right else -2])} (axis {b.rank - (1 if right else 2)})"
-        )
+        raise _apart("matmul", a, a.rank - 1, b, 0 if right else b.rank - 2)
     found = contract(a, b, (), (), (a.rank - 1,), (0 if right else b.rank - 2,)) if left or right else product_of(a, b)
     return wrap(convert(found, gives[0]))
 
@@ -152,7 +165,7 @@ def vecdot(x1: Any, x2: Any, /, out: Any = None, *, axis: Any = -1, **options: A
     if a.dtype.kind == "complex":
         a = e.Conj(a)
     if a.shape[-1] != b.shape[-1]:
-        raise _wrong(f"vecdot: contracted axes differ: {show(a.shape[-1])} and {show(b.shape[-1])}")
+        raise _apart("vecdot", a, a.rank - 1, b, b.rank - 1)
     return wrap(convert(_rows(a, b), gives[0]))
 
 
@@ -380,7 +393,7 @@ def _labelled(value: Value, term: str) -> Labelled:
         second = term.index(c, first + 1)
         sizes = value.shape[first], value.shape[second]
         if sizes[0] != sizes[1]:
-            raise _wrong(f"einsum: the label {c!r} stands for {show(sizes[0])} and {show(sizes[1])}")
+            raise _wrong(f"einsum: the label {c!r} stands for {show(sizes[0])} and {show(sizes[1])}", _LABELS)
         rest = [i for i in range(value.rank) if i not in (first, second)]
         place = Iota(TensorType((sizes[0],), i64), 0)
         value = Gather(permute(value, (first, second, *rest)), (place, place), (0, 1), "promised", 0, True)
@@ -394,7 +407,7 @@ def _contracted(items: list[Labelled], output: str, kind: DType) -> Value:
     for value, term in items:
         for c, n in zip(term, value.shape, strict=True):
             if sizes.setdefault(c, n) != n:
-                raise _wrong(f"einsum: the label {c!r} stands for {show(sizes[c])} and {show(n)}")
+                raise _wrong(f"einsum: the label {c!r} stands for {show(sizes[c])} and {show(n)}", _LABELS)
     for i, j in _path(items, output):
         x, y = items[i], items[j]
         rest = [item for k, item in enumerate(items) if k not in (i, j)]

@@ -589,7 +589,7 @@ def ufunc_accumulate(ufunc: np.ufunc, a: Any, axis: Any = 0, dtype: Any = None, 
     """`ufunc.accumulate`: by the prefixes of that name, else folded from the left."""
     refuse_out(out, f"{ufunc.__name__}.accumulate")
     if ufunc is np.ldexp:
-        raise not_traced("ldexp.accumulate")
+        raise not_traced("numpy.ldexp.accumulate")
     known: Mapping[np.ufunc, type[Value]] = {
         np.add: r.CumSum, np.multiply: r.CumProd, np.maximum: r.CumMax, np.minimum: r.CumMin,
     }  # fmt: skip
@@ -600,7 +600,7 @@ def ufunc_reduceat(ufunc: np.ufunc, a: Any, indices: Any, axis: Any = 0, dtype: 
     """`ufunc.reduceat` at indices that are known: each piece is reduced by itself."""
     refuse_out(out, f"{ufunc.__name__}.reduceat")
     if ufunc is np.ldexp:
-        raise not_traced("ldexp.reduceat")
+        raise not_traced("numpy.ldexp.reduceat")
     value = unwrap(lift(a))
     number = axis_of(axis, value.rank)
     size = value.shape[number]

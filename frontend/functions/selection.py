@@ -31,6 +31,7 @@ from ..arrays import (
     together,
     typed,
 )  # fmt: skip
+from ..indexing import out_of_bounds
 from ..promotion import result_type
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
@@ -161,7 +162,12 @@ def _index(indices: Any) -> Value:
     if value.dtype is bool_:
         value = convert(value, i64)
     if not value.dtype.is_integer:
-        raise TypeMismatch(f"an index is {value.type}, integers are needed", code="TD0818", location=here())
+        raise TypeMismatch(
+            f"an index is {value.type}, integers are needed",
+            code="TD0818",
+            location=here(),
+            edit="convert it by .astype(int)",
+        )
     return value
 
 
@@ -173,6 +179,12 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: Any = "r
         axis = 0
     number = axis_of(axis, value.rank)
     index = _index(indices)
+    size = value.shape[number]
+    if mode == "raise" and index.tensor.size and type(size) is int and not any_traced(indices):
+        known = np.asarray(indices)
+        wrong = known[(known < -size) | (known >= size)]
+        if wrong.size:
+            raise out_of_bounds(int(wrong.flat[0]), number, size)
     found = Gather(value, (index,), (number,), _mode(mode))
     rank = index.rank
     return wrap(permute(found, [*range(rank, rank + number), *range(rank), *range(rank + number, found.rank)]))
@@ -188,7 +200,9 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     number = axis_of(axis, value.rank)
     _same_rank(value, index)
     if not index.dtype.is_integer:
-        raise OutOfRange("`indices` must be an integer array", code="TD0818", location=here())
+        raise OutOfRange(
+            "`indices` must be an integer array", code="TD0818", location=here(), edit="convert it by .astype(int)"
+        )
     shape = broadcast_shapes(_with(value.shape, number, 1), _with(index.shape, number, 1))
     value = broadcast(value, _with(shape, number, value.shape[number]))
     index = broadcast(_index(wrap(index)), _with(shape, number, index.shape[number]))
@@ -258,7 +272,12 @@ def compress(condition: Any, a: Any, axis: Any = None, out: Any = None) -> Trace
     places = np.flatnonzero(np.asarray(condition))
     size = value.shape[number]
     if places.size and type(size) is int and places[-1] >= size:
-        raise ShapeMismatch("condition is longer than the axis", code="TD0818", location=here())
+        raise ShapeMismatch(
+            "condition is longer than the axis",
+            code="TD0818",
+            location=here(),
+            edit="at most one bool for each position",
+        )
     return wrap(taken(value, places, number))
 
 

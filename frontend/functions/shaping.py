@@ -67,7 +67,7 @@ def solved(size: Dim, shape: Sequence[Any]) -> Shape:
     if not open_:
         return tuple(dims)
     if len(open_) > 1:
-        raise _wrong("can only specify one unknown dimension")
+        raise _wrong("can only specify one unknown dimension", "-1 once, and numbers for the other sizes")
     rest = product(dim for i, dim in enumerate(dims) if i != open_[0])
     found = None if type(rest) is int and rest == 0 else exact_div(size, rest)
     if found is None:
@@ -75,9 +75,19 @@ def solved(size: Dim, shape: Sequence[Any]) -> Shape:
             f"cannot reshape an array of size {show(size)} into ({', '.join(map(show, dims))})",
             code="TD0823",
             location=here(),
+            edit=f"the sizes beside -1 must divide {show(size)}",
         )
     dims[open_[0]] = found
     return tuple(dims)
+
+
+def _fitting(size: Dim, shape: Shape) -> str:
+    """A shape near to `shape` that an array of `size` elements has."""
+    for i in range(len(shape))[::-1]:
+        rest = product(dim for j, dim in enumerate(shape) if j != i)
+        if not (type(rest) is int and rest == 0) and exact_div(size, rest) is not None:
+            return f"({', '.join('-1' if j == i else show(dim) for j, dim in enumerate(shape))}) instead"
+    return f"sizes whose product is {show(size)}; one of them may be -1 and follows from the others"
 
 
 def reshape(a: Any, /, shape: Any = None, order: Any = "C", *, copy: Any = None) -> Tracer:
@@ -91,6 +101,7 @@ def reshape(a: Any, /, shape: Any = None, order: Any = "C", *, copy: Any = None)
             f"cannot reshape an array of size {show(value.tensor.size)} into shape ({', '.join(map(show, to))})",
             code="TD0823",
             location=here(),
+            edit=_fitting(value.tensor.size, to),
         )
     if refuse_order(order):
         moved = arrays.reshape(permute(value, range(value.rank)[::-1]), to[::-1])

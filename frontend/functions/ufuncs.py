@@ -318,7 +318,7 @@ def elementwise(
         )
     rule = RULES.get(ufunc)
     if rule is None:
-        raise not_traced(ufunc.__name__)
+        raise not_traced(path_of(ufunc))
     given = operands(*inputs)
     kinds = tuple(map(described, given))
     takes, gives = loop(ufunc, kinds, dtype_argument(dtype), _signature(ufunc, signature), casting)
@@ -395,8 +395,17 @@ def refuse_out(out: Any, name: str, edit: str = "bind the result: x = x + t inst
 OUTSIDE: Final = "call it outside of the traced function, or write it in functions that are (docs/numpy.md)"
 
 
+def path_of(function: Any) -> str:
+    """How a user spells a function: `numpy.linalg.svd`. A ufunc of another library does not know its module."""
+    name = getattr(function, "__name__", str(function))
+    if isinstance(function, np.ufunc):
+        return f"numpy.{name}" if getattr(np, name, None) is function else name
+    module = str(getattr(function, "__module__", "") or "")
+    return f"numpy.{name}" if not module or module.startswith(("_", "numpy._")) else f"{module}.{name}"
+
+
 def not_traced(name: str) -> Unsupported:
-    return Unsupported(f"numpy.{name} is not traced", code="TD0810", location=here(), edit=OUTSIDE)
+    return Unsupported(f"{name} is not traced", code="TD0810", location=here(), edit=OUTSIDE)
 
 
 def fast_power(x: Any, y: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..dims import Dim, known_lt, product
+from ..dims import Dim, known_lt, product, show
 from ..dtypes import ARITHMETIC, COMPLEX, accumulator, bool_, i64
 from ..errors import CheckFailed, InvalidValue, OutOfRange, ShapeMismatch, TreadleError, TypeMismatch
 from ..types import Shape, TensorType, TupleType, Type
@@ -98,7 +98,7 @@ def _positions(op: Gather | Scatter, shape: tuple[int, ...], indices: tuple[Arra
         within = (where >= 0) & (where < n)
         if op.mode in ("raise", "promised") and not within.all():
             wrong = index[~within].flat[0]
-            raise _outside(op, f"index {wrong} is outside axis {axis} of size {n}")
+            raise _outside(op, axis, f"index {wrong} is outside axis {axis} of size {n}")
         inside &= within
         at.append(where)
     return [np.where(inside, where, 0) for where in at], inside
@@ -107,7 +107,11 @@ def _positions(op: Gather | Scatter, shape: tuple[int, ...], indices: tuple[Arra
 def _failure(op: Gather | Scatter) -> TreadleError:
     """What native code reports: it knows that some index is outside, and not which."""
     sizes = ", ".join(f"axis {axis} of size {op.x.shape[axis]}" for axis in op.axes)
-    return op.refuse(f"an index is outside {sizes}", code="TD0170", error=OutOfRange)
+    return op.refuse(f"an index is outside {sizes}", code="TD0170", error=OutOfRange, edit=_within(op, op.axes[0]))
+
+
+def _within(op: Gather | Scatter, axis: int) -> str:
+    return f"np.clip(i, 0, {show(op.x.shape[axis] - 1)}), or mode= of np.take and of x.at[i].set"
 
 
 def _spared(op: Gather | Scatter, wanted: Callable[[Shape], Value]) -> tuple[Value, ...]:
@@ -116,9 +120,9 @@ def _spared(op: Gather | Scatter, wanted: Callable[[Shape], Value]) -> tuple[Val
     return tuple(Select(mask, index, lift(0, index)) for index in op.indices)
 
 
-def _outside(op: Gather | Scatter, message: str) -> OutOfRange | CheckFailed:
+def _outside(op: Gather | Scatter, axis: int, message: str) -> OutOfRange | CheckFailed:
     if op.mode == "raise":
-        return op.refuse(message, code="TD0170", error=OutOfRange)
+        return op.refuse(message, code="TD0170", error=OutOfRange, edit=_within(op, axis))
     return op.refuse(f"{message}; the program promised otherwise", code="TD0180", error=CheckFailed)
 
 

@@ -411,6 +411,7 @@ class Concatenate(Op):
                     f"{first.type} and {other.type} differ in more than axis {axis}",
                     code="TD0144",
                     error=ShapeMismatch,
+                    edit="give all of them the same size along the other axes, or name the axis in which they differ",
                 )
         total: Dim = 0
         for x in self.xs:

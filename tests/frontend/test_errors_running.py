@@ -35,6 +35,7 @@ def test_an_index_out_of_range_at_run_time(tmp_path: Path) -> None:
         np.testing.assert_array_equal(call(X, good), X[good] * 2)
         error = raises(lambda call=call: call(X, bad), IndexError, "TD0170")
         assert carets(error) == ["x[i] * 2"] and "axis 0 of size 3" in str(error)
+        assert "edit: np.clip(i, 0, 2)" in str(error)
         assert "from the call at test_errors_running.py" in str(error)
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error) and str(again) == str(error)

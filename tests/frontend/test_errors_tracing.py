@@ -72,6 +72,10 @@ def count(x: Any, n: Any) -> Any:
     return x
 
 
+def add(a: Any, b: Any) -> Any:
+    return a + b
+
+
 def assign(x: Any) -> Any:
     x[0] = 1
     return x
@@ -139,12 +143,21 @@ def checked(x: Any) -> Any:
 
 CASES = {
     # shapes
-    "stretch": Case(lambda x: x + x.T, (X,), ValueError, "TD0817", "x + x.T"),
-    "matmul": Case(lambda x: x @ x, (X,), ValueError, "TD0824", "x @ x"),
-    "concatenate": Case(lambda x: np.concatenate([x, x.T]), (X,), ValueError, "TD0144", "np.concatenate"),
-    "reshape": Case(lambda x: x.reshape(5, -1), (X,), ValueError, "TD0823", "x.reshape"),
-    "axis": Case(lambda x: x.sum(axis=2), (X,), IndexError, "TD0822", "x.sum"),
-    "stack": Case(lambda x: np.stack([x, x.T]), (X,), ValueError, "TD0822", "np.stack"),
+    "stretch": Case(lambda x: x + x.T, (X,), ValueError, "TD0817", "x + x.T", "x[:, None]"),
+    "matmul": Case(lambda x: x @ x, (X,), ValueError, "TD0824", "x @ x", "x.T instead of x"),
+    "matmul of no transpose": Case(
+        lambda x: x @ np.ones((5, 2)), (X,), ValueError, "TD0824", "x @ np", "4 on axis 0 of np.ones((5, 2))"
+    ),
+    "reshape, nearly": Case(lambda x: x.reshape(3, 5), (X,), ValueError, "TD0823", "x.reshape", "(3, -1) instead"),
+    "index": Case(lambda x: x[7], (X,), IndexError, "TD0818", "x[7]", "from -3 to 2"),
+    "known places": Case(lambda x: np.take(x, [0, 9], 1), (X,), IndexError, "TD0818", "np.take", "from -4 to 3"),
+    "vmap": Case(lambda x, w: td.vmap(add)(x, w), (X, X[:2]), ValueError, "TD0711", "td.vmap", "in_axes"),
+    "concatenate": Case(
+        lambda x: np.concatenate([x, x.T]), (X,), ValueError, "TD0144", "np.concatenate", "the same size"
+    ),
+    "reshape": Case(lambda x: x.reshape(5, -1), (X,), ValueError, "TD0823", "x.reshape", "divide 12"),
+    "axis": Case(lambda x: x.sum(axis=2), (X,), IndexError, "TD0822", "x.sum", "from -2 to 1"),
+    "stack": Case(lambda x: np.stack([x, x.T]), (X,), ValueError, "TD0822", "np.stack", "np.concatenate"),
     # dtypes
     "shift of floats": Case(lambda x: x << 1, (X,), TypeError, "TD0816", "x << 1"),
     "object inside": Case(lambda x: x + np.array([object()]), (X,), TypeError, "TD0101", "x + np.array"),
@@ -157,7 +170,7 @@ CASES = {
         lambda x: x if x.sum() > 0 and x.sum() < 9 else -x, (X,), TypeError, "TD0801", "x.sum() > 0", "np.where"
     ),
     "assert": Case(checked, (X,), TypeError, "TD0801", "assert x.sum() > 0", "outside"),
-    "max": Case(lambda x: max(x[0, 0], x[1, 1]), (X,), TypeError, "TD0801", "max(", "np.where"),
+    "max": Case(lambda x: max(x[0, 0], x[1, 1]), (X,), TypeError, "TD0801", "max(", "np.maximum(x[0, 0], x[1, 1])"),
     "in": Case(lambda x: 3 in x, (X,), TypeError, "TD0801", "3 in x", ".any()"),
     "int": Case(lambda x: np.zeros(int(x.sum())), (X,), TypeError, "TD0802", "int(x.sum())", "static_argnames"),
     "float": Case(lambda x: float(x.sum()), (X,), TypeError, "TD0802", "float(", "astype(float)"),

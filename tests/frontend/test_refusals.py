@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy import special
 
 import treadle as td
 from treadle.ir.errors import TreadleError
@@ -110,6 +111,31 @@ expression("eigenvalues", "TD0810", "outside", lambda x, i: np.linalg.eigvals(x.
 expression("user's ufunc", "TD0810", "outside", lambda x, i: np.frompyfunc(abs, 1, 1)(x))
 
 
+# Truth: the words of Python's that go element by element have others in NumPy.
+expression("sorted", "TD0801", "np.sort(x) instead of sorted(x)", lambda x, i: sorted(x))
+expression("sorted down", "TD0801", "np.sort(x)[::-1]", lambda x, i: sorted(x, reverse=True))
+expression("max", "TD0801", "x.max() instead of max(x)", lambda x, i: max(x))
+expression("min of two", "TD0801", "np.minimum(x[0], i) instead", lambda x, i: min(x[0], i))
+expression("max of three", "TD0801", "np.stack([x[0], i, 3]).max(0)", lambda x, i: max(x[0], i, 3))
+expression("any", "TD0801", "(x > 0).any() instead", lambda x, i: any(x > 0))
+expression("all of a generator", "TD0801", "np.all of one whole array", lambda x, i: all(y > 0 for y in x))
+expression("chain", "TD0801", "(0 < x) & (x < 1), element", lambda x, i: np.where(0 < x < 1, x, 0))
+expression("and", "TD0801", "(x > 0) & (x < 1), element", lambda x, i: np.where(x > 0 and x < 1, x, 0))
+expression("or of chains", "TD0801", "((0 < x) & (x < 1)) | (x == 3), element", lambda x, i: 0 < x < 1 or x == 3)
+expression("and of numbers", "TD0801", "np.logical_and(x, i), element", lambda x, i: x and i)
+expression("not", "TD0801", "~(x > 0), element", lambda x, i: not x > 0)
+expression("not of numbers", "TD0801", "np.logical_not(x), element", lambda x, i: not x)
+expression("chosen", "TD0801", "np.where((i > 0) & (i < 3), a, b)", lambda x, i: 1 if i > 0 and i < 3 else x)
+expression("other ufunc", "TD0810", "outside", lambda x, i: special.expit(x))
+
+
+@case("TD0801", "np.where((0 < i) & (i < 3), a, b)")
+def between(x: Any, i: Any) -> Any:
+    if 0 < i < 3:
+        return x
+    return -x
+
+
 @case("TD0801", "td.lax.cond")
 def branch(x: Any, i: Any) -> Any:
     if i > 0:
@@ -192,6 +218,20 @@ def test_refused_at_the_line(name: str) -> None:
     line = function.__code__.co_firstlineno
     assert error.location is not None and line <= error.location.line <= line + 5
     assert {frame.filename for frame in traceback.extract_tb(error.__traceback__)} == {__file__}
+
+
+# Operands, parameters and functions are called what the user calls them.
+def test_names_of_the_users() -> None:
+    w = np.ones((5, 2))
+    for function, message in (
+        (lambda x, w: x @ w, "matmul: contracted axes differ: x has 4 (axis 1), w has 5 (axis 0)"),
+        (lambda x, w: np.dot(x, w), "dot: contracted axes differ: x has 4 (axis 1), w has 5 (axis 0)"),
+        (lambda x, w: special.expit(x), "expit is not traced"),
+        (lambda x, w: td.vmap(lambda a, *b: a)(x, w, x), "vmap of <lambda>: axis 0 of b[0] has 5 elements, a has 3"),
+    ):
+        with pytest.raises(TreadleError) as caught:
+            td.jit(function)(C, w)
+        assert caught.value.message == message
 
 
 # What looks alike and works, with NumPy's result.
