@@ -27,7 +27,6 @@ import numpy as np
 
 from .. import __version__
 from ..ir.errors import InvalidValue, TreadleError
-from ..ir.evaluate import evaluate
 from ..ir.graph import Graph
 from ..ir.parse import parse_graph
 from ..ir.program import Program
@@ -41,6 +40,7 @@ from .arguments import ShapeDtype
 from .jit import Function, jit
 from .options import config
 from .samples import concrete
+from .texts import evaluate
 from .userline import as_ours, file_problem, is_internal, refine
 from .words import load_function, parse_arguments
 
@@ -195,6 +195,13 @@ def graph_of(arguments: argparse.Namespace) -> Graph:
     """The graph of a text, or of a function traced for the arguments."""
     if arguments.what.endswith(".graph"):
         return parse_graph(Path(arguments.what).read_text())
+    if arguments.what.endswith((".program", ".loops")):
+        kind = "a program" if arguments.what.endswith("m") else "loops"
+        raise InvalidValue(
+            f"{arguments.what} is the text of {kind}, and a graph is needed",
+            code="TD0604",
+            edit="the .graph it was made of; of a program, `treadle run x.program --reference`",
+        )
     positional, named = parse_arguments(arguments.args)
     graph: Graph = function_of(arguments).trace(*positional, **named).graph
     return graph
@@ -314,6 +321,11 @@ def results_of(arguments: argparse.Namespace) -> Any:
         graph = graph_of(arguments)
         values = values_for(graph, given, named)
         return evaluate(graph, *values) if arguments.reference else prepare(graph).executable(values)
+    if arguments.what.endswith(".program") and arguments.reference:
+        program = parse_program(Path(arguments.what).read_text())
+        return evaluate(program, *values_for(program, given, named))
+    if arguments.what.endswith((".program", ".loops")):
+        graph_of(arguments)
     function = function_of(arguments)
     call = function.state.fn if arguments.reference else function
     return call(*given, **filled(named))
@@ -323,11 +335,12 @@ def filled(named: Mapping[str, Any]) -> dict[str, Any]:
     return dict(zip(named, concrete(list(named.values())), strict=True))
 
 
-def values_for(graph: Graph, given: list[Any], named: Mapping[str, Any]) -> list[Any]:
+def values_for(graph: Graph | Program, given: list[Any], named: Mapping[str, Any]) -> list[Any]:
     """What a graph is called with: the given arrays, or noise where none were given."""
     if named:
-        raise InvalidValue("the parameters of a graph text are given by position", code="TD0656")
-    return given or concrete([ShapeDtype(kind.shape, kind.dtype) for kind in graph.param_types])
+        raise InvalidValue("the parameters of a text are given by position", code="TD0656", edit="leave the names out")
+    kinds = graph.param_types if isinstance(graph, Graph) else [buffer.type for buffer in graph.inputs]
+    return given or concrete([ShapeDtype(kind.shape, kind.dtype) for kind in kinds])
 
 
 def run_bench(arguments: argparse.Namespace) -> None:

@@ -61,9 +61,10 @@ def _decisions(compiled: Compiled) -> list[str]:
     executed = compiled.executed
     manifest = executed.built.manifest
     where = "found on disk" if executed.from_disk else f"compiled in {executed.compilation.timings}"
+    count = manifest["kernels"]
     lines = [
         f"  {where}",
-        f"  {manifest['kernels']} kernels, {len(executed.built.code)} bytes of code, "
+        f"  {count} kernel{'' if count == 1 else 's'}, {len(executed.built.code)} bytes of code, "
         f"arena {manifest['arena_bytes']} bytes (lower bound {manifest['lower_bound']})",
     ]
     for step in executed.compilation.steps:

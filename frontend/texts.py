@@ -1,4 +1,5 @@
-"""The texts of graphs, for users: `td.parse` reads one, `td.evaluate` runs it by the reference interpreter."""
+"""The texts of graphs, programs and loops, for users: `td.parse` reads one, `td.evaluate` runs a graph or a program by
+the reference evaluators. The first word of a text says which it is."""
 
 from __future__ import annotations
 
@@ -7,30 +8,59 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.errors import TypeMismatch
+from ..ir.errors import InvalidValue, TypeMismatch
 from ..ir.evaluate import evaluate as evaluate_graph
 from ..ir.graph import Graph
+from ..ir.loops.nodes import Kernel
 from ..ir.parse import parse_graph
+from ..ir.program import Program
 from .userline import spoken
 
 
 @spoken
-def parse(text: str, constants: Mapping[str, Any] | None = None) -> Graph:
-    """The graph that prints as this text. `constants` are the arrays of its large constants, by their digests.
+def parse(text: str, constants: Mapping[str, Any] | None = None) -> Graph | Program | tuple[Kernel, ...]:
+    """What prints as this text: a graph, a program, or the kernels of loops. `constants` are the arrays of the large
+    constants of graphs, by their digests.
 
-    TD0260 to TD0269 name the line, the column and what was expected there.
+    TD0260 to TD0269, TD0282 and TD0401 name the line, the column and what was expected there.
     """
     if not isinstance(text, str):
-        raise TypeMismatch(f"a text of a graph is a str, not a {type(text).__name__}", code="TD0603")
+        raise TypeMismatch(
+            f"a text is a str, not a {type(text).__name__}", code="TD0603", edit="str(graph), or what dump printed"
+        )
+    lines = (line.split() for line in text.splitlines())
+    match next((words[0] for words in lines if words and not words[0].startswith("#")), ""):
+        case "program":
+            from ..ir.program_text import parse_program
+
+            return parse_program(text, constants)
+        case "kernel":
+            from ..ir.loops.parse import parse_kernels
+
+            return parse_kernels(text)
     return parse_graph(text, constants)
 
 
 @spoken
-def evaluate(graph: Graph, *args: Any, dims: Mapping[str, int] | None = None) -> tuple[np.ndarray[Any, Any], ...]:
-    """The results of a graph on these arrays, computed op by op with NumPy: slowly, and by the definition. Sizes that
-    no argument shows are given in `dims`."""
+def evaluate(
+    graph: Graph | Program, *args: Any, dims: Mapping[str, int] | None = None
+) -> tuple[np.ndarray[Any, Any], ...]:
+    """The results of a graph or a program on these arrays, computed op by op with NumPy: slowly, and by the definition.
+    Sizes that no argument shows are given in `dims`. TD0604 for a program whose constants are elsewhere."""
+    if isinstance(graph, Program):
+        from ..ir.program_evaluate import run
+
+        if graph.constants:
+            raise InvalidValue(
+                f"the text of {graph.name} names its constants and does not hold them",
+                code="TD0604",
+                edit="pass them as arguments, or evaluate its graph",
+            )
+        return run(graph, (), *args, dims=dims)
     if not isinstance(graph, Graph):
         raise TypeMismatch(
-            f"a graph is needed, not a {type(graph).__name__}", code="TD0603", edit="td.parse(text), f.trace(x).graph"
+            f"a graph or a program is needed, not a {type(graph).__name__}",
+            code="TD0603",
+            edit="td.parse(text), f.trace(x).graph",
         )
     return evaluate_graph(graph, *args, dims=dims)

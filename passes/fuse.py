@@ -134,8 +134,9 @@ class Facts:
             self._given[id(value)] = known
 
     def is_given(self, value: Value) -> bool:
-        """Whether only maps stand between a value and what the graph is given or kernels of other kinds cannot take it
-        along: then it is not the end of a reduction or contraction, which would do it in registers."""
+        """Whether the value comes from outside of all kernels (a parameter, a constant), or is made of such values by
+        maps alone. Where it is not, a reduction or contraction stands behind it, whose kernel can apply the maps to its
+        results while they are in registers."""
         return self._given[id(value)]
 
     def place(self, value: Value) -> int:

@@ -12,6 +12,7 @@ import treadle as td
 from treadle.frontend.cli import build_parser, main
 from treadle.frontend.words import load_function, parse_argument, parse_arguments
 from treadle.ir.loops.parse import parse_kernels
+from treadle.ir.loops.text import show
 from treadle.ir.parse import parse_graph
 
 SOURCE = """
@@ -84,6 +85,37 @@ def test_run_and_save(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[st
     target = tmp_path / "y.npy"
     run(capsys, "run", net, "--args", f"@{tmp_path / 'x.npy'}", "f32[8,3]", "--save", str(target))
     assert np.load(target).shape == (4,)
+
+
+# Every text of treadle's reads back: those of programs and loops as well, from what dump printed.
+def test_texts_of_programs_and_loops(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for stage in ("program", "loops"):
+        (tmp_path / f"net.{stage}").write_text(run(capsys, "dump", net, *ARGS, "--stage", stage))
+    program = td.parse("# a remark\n" + (tmp_path / "net.program").read_text())
+    assert str(program) == (tmp_path / "net.program").read_text()
+    kernels = td.parse((tmp_path / "net.loops").read_text())
+    assert "\n".join(map(show, kernels)) == (tmp_path / "net.loops").read_text()
+    x, w = np.ones((4, 8), np.float32), np.full((8, 3), 0.25, np.float32)
+    np.testing.assert_allclose(td.evaluate(program, x, w)[0], np.exp(x @ w).sum(axis=1), rtol=1e-5)
+    np.save(tmp_path / "y.npy", 0)
+    text = ["run", str(tmp_path / "net.program"), "--reference", "--save", str(tmp_path / "y.npy")]
+    run(capsys, *text)
+    found = np.load(tmp_path / "y.npy")
+    run(capsys, "run", net, *ARGS, "--save", str(tmp_path / "y.npy"))
+    np.testing.assert_allclose(found, np.load(tmp_path / "y.npy"), rtol=1e-5)
+
+
+# What a text is not for is refused by name.
+@pytest.mark.parametrize("words", [["run", "x.loops"], ["run", "x.program"], ["run", "x.loops", "--reference"]])
+def test_texts_that_do_not_run(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words) == 1
+    assert "TD0604: x." in capsys.readouterr().err
+
+
+def test_programs_without_their_constants() -> None:
+    program = td.parse(td.jit(lambda x: x + np.arange(900.0)).lower(np.ones(900)).as_text("program"))
+    with pytest.raises(ValueError, match="TD0604"):
+        td.evaluate(program, np.ones(900))
 
 
 def test_diff(net: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
