@@ -44,11 +44,13 @@ from ..ir.loops.build import walk
 from ..ir.loops.nodes import For
 from ..ir.loops.text import show as show_kernel
 from ..ir.ops.control import While as WhileOp
+from ..ir.ops.elementwise import Convert, Select
+from ..ir.ops.families import Movement
 from ..ir.program import Call, KernelDef, Program, Statement, While
 from ..ir.target import Target, parse
 from ..ir.text import digest, show
 from ..ir.types import TensorType
-from ..ir.value import Array, Constant, Value
+from ..ir.value import Array, Comparison, Constant, Full, Get, Parameter, Value
 from ..passes.buffers import to_program
 from ..passes.cost import cost_of, graph_cost, type_bytes
 from ..passes.manager import Context, blame, largest_difference
@@ -649,20 +651,34 @@ def verify(executed: Executed, leaves: Sequence[Any]) -> None:
     these leaves. TD0648 names the first that changes the answer."""
     compilation, signature = executed.compilation, executed.signature
     arrays = [np.array(array) for array in executed.executable.inputs(leaves)]
-    types = [kind for value in everywhere(executed.graph) for kind in value.tensors]
-    bound = max((_BOUNDS.get(kind.dtype.name, 0.0) for kind in types), default=0.0)
-    verdict = blame(compilation.steps, arrays, tolerance=bound)
+    bounds = bounds_of(executed.graph)
+    verdict = blame(compilation.steps, arrays, tolerance=bounds)
     name = executed.graph.name
     if verdict.step is not None:
         raise CheckFailed(f"{name}: {verdict}", code="TD0648")
     expected = evaluate(executed.graph, *arrays)
     found = executed.executable([np.array(array) for array in arrays])
-    for tensor, want, have in zip(signature.outputs, expected, found, strict=True):
+    for tensor, bound, want, have in zip(signature.outputs, bounds, expected, found, strict=True):
         error = largest_difference(want, have)
         if error > bound:
             raise CheckFailed(f"{name}: native code changed {tensor.path} by {error:.3g}", code="TD0648")
 
 
+def bounds_of(graph: Graph) -> list[float]:
+    """How far each result may be from the reference. What integers and bools compute is exact, and so is what moves,
+    chooses and converts numbers that are; where roundings may differ, the loosest of the types from there on counts."""
+    bounds: dict[int, float] = {}
+    for value in graph.order:
+        bound = max((bounds[id(operand)] for operand in value.operands), default=0.0)
+        if bound or not isinstance(value, _EXACT):
+            inside = (each for body in value.bodies for each in everywhere(body))
+            for each in (value, *value.operands, *inside):
+                bound = max([bound, *(_BOUNDS.get(kind.dtype.name, 0.0) for kind in each.tensors)])
+        bounds[id(value)] = bound
+    return [bounds[id(value)] for value in graph.results]
+
+
+_EXACT = (Parameter, Constant, Full, Get, Movement, Convert, Select, Comparison)
 # How far a compiled program may be from the reference, relative to the largest element: orders of summation differ.
 _BOUNDS = {"f64": 1e-10, "c128": 1e-10, "f32": 1e-4, "c64": 1e-4, "f16": 1e-2, "bf16": 5e-2, **dict.fromkeys(
     ("f8e4m3fn", "f8e5m2", "f8e4m3fnuz", "f8e5m2fnuz", "f8e4m3b11fnuz"), 0.25)}  # fmt: skip

@@ -240,11 +240,11 @@ class Verdict:
         return f"{self.step.name} changed the answer by {self.error:.3g}\n{self.step.diff()}"
 
 
-def blame(steps: Sequence[Step], args: Sequence[Any], *, tolerance: float | None = None) -> Verdict:
+def blame(steps: Sequence[Step], args: Sequence[Any], *, tolerance: Sequence[float] | None = None) -> Verdict:
     """Evaluate before the first pass and after every one on `args`, and name the first that changed the answer.
 
-    Integers and bools must stay the same, and so must an error. Floats may differ by `tolerance` (what other roundings
-    explain in the result's type, if not given), relative to the largest finite expected element.
+    Integers and bools must stay the same, and so must an error. Floats may differ by each result's `tolerance`
+    (what other roundings explain in the result's type, if not given), relative to the largest finite expected element.
     """
     worst = 0.0
     expected = outcome(steps[0].before, args) if steps else ()
@@ -256,9 +256,10 @@ def blame(steps: Sequence[Step], args: Sequence[Any], *, tolerance: float | None
             if expected != found:
                 return Verdict(step, float("inf"))
             continue
-        for a, b in zip(expected, found, strict=True):
+        bounds = [rounding(a.dtype) for a in expected] if tolerance is None else tolerance
+        for a, b, bound in zip(expected, found, bounds, strict=True):
             error = largest_difference(a, b)
-            if error > (rounding(a.dtype) if tolerance is None else tolerance):
+            if error > bound:
                 return Verdict(step, error)
             worst = max(worst, error)
     return Verdict(None, worst)

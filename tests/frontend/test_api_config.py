@@ -170,6 +170,25 @@ def test_check_compares_native_code_with_the_reference(monkeypatch: pytest.Monke
         td.jit(lambda x: np.exp(x) + 1)(noise(5))
 
 
+# What only converts and moves is exact: an f32 that was not rounded to bf16 is found, though bf16 is coarse. Where sums
+# round otherwise, the type of the sum counts and not that of another result.
+def test_check_holds_each_result_to_its_own_type() -> None:
+    def f(x: Any, y: Any) -> Any:
+        return x.astype("bf16").astype("f4"), y @ y, np.exp(x.astype("bf16")), (x > 1).sum(), (y * 2).astype("bf16")
+
+    graph = td.jit(f).trace(noise(4), noise(4, 4).astype("f8")).graph
+    assert driver.bounds_of(graph) == [0.0, 1e-10, 5e-2, 0.0, 5e-2]
+    x = np.array([257.0, 1.0], "f4")
+    with td.config.set(check=True):
+        np.testing.assert_array_equal(td.jit(lambda x: x.astype("bf16").astype("f4").T)(x), [256, 1])
+
+
+def test_check_finds_a_rounding_that_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "evaluate", lambda graph, x: (x,))
+    with td.config.set(check=True), pytest.raises(ValueError, match=r"TD0648: .*native code changed result by"):
+        td.jit(lambda x: x.astype("bf16").astype("f4"))(np.array([257.0, 1.0], "f4"))
+
+
 def test_check_leaves_right_programs_alone() -> None:
     def f(x: Any, i: Any) -> Any:
         return np.sort(x @ x.T, axis=1)[i], x.sum(axis=0), (x > 0).any()

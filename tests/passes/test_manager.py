@@ -220,7 +220,7 @@ def test_integers_must_be_the_same_and_floats_nearly() -> None:
     x = (np.array([0.5, 1.5, 2.5], np.float32),)
     assert blame([Step("planted", 0.0, floats.before, nearly, True, ())], x).step is None
     assert blame([Step("planted", 0.0, floats.before, off, True, ())], x).step is not None
-    assert blame([Step("planted", 0.0, floats.before, off, True, ())], x, tolerance=1e-4).step is None
+    assert blame([Step("planted", 0.0, floats.before, off, True, ())], x, tolerance=[1e-4]).step is None
     numbers = planted("i32", "%0 = neg %x", "%0 = not %x")
     assert blame(numbers, (np.array([1000000, 2, 3], np.int32),)).step is not None
 
