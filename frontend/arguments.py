@@ -75,7 +75,7 @@ def _extent(size: Any) -> Dim:
             f"a size is an int or a name, not a {type(size).__name__}", code="TD0625", edit='("B", 784), for example'
         ) from None
     if number < 0:
-        raise InvalidValue(f"a size of {number}", code="TD0625")
+        raise InvalidValue(f"a size of {number}", code="TD0625", edit="0 or more elements, or a name")
     return number
 
 
@@ -156,7 +156,11 @@ def flatten(value: Any, name: str) -> tuple[list[Any], TreeDef]:
     try:
         return tree.flatten(value, lambda x: isinstance(x, ShapeDtype), is_static)
     except RecursionError:
-        raise TypeMismatch(f"{name} contains itself, or nests deeper than Python can follow", code="TD0622") from None
+        raise TypeMismatch(
+            f"{name} contains itself, or nests deeper than Python can follow",
+            code="TD0622",
+            edit="pass a container without cycles",
+        ) from None
 
 
 def is_static(value: Any) -> bool:
@@ -275,11 +279,17 @@ def names_of(signature: inspect.Signature, given: Any, what: str, function: str)
         several = (given,) if isinstance(given, str | int) else tuple(given)
     except TypeError:
         raise TypeMismatch(
-            f"{what} takes names or positions of parameters, not a {type(given).__name__}", code="TD0625"
+            f"{what} takes names or positions of parameters, not a {type(given).__name__}",
+            code="TD0625",
+            edit="a name, a position or a tuple of them",
         ) from None
     for each in several:
         if isinstance(each, bool) or not isinstance(each, int | str):
-            raise TypeMismatch(f"{what}: {each!r} is neither the name nor the position of a parameter", code="TD0625")
+            raise TypeMismatch(
+                f"{what}: {each!r} is neither the name nor the position of a parameter",
+                code="TD0625",
+                edit="its name, or its position as a number",
+            )
         if isinstance(each, int):
             if not -len(parameters) <= each < len(parameters):
                 raise InvalidValue(

@@ -455,7 +455,11 @@ def run_inspect(arguments: argparse.Namespace) -> None:
     model = read(arguments.what)
     if arguments.text:
         if arguments.text not in model.texts:
-            raise InvalidValue(f"no text {arguments.text!r}; there are {', '.join(model.texts)}", code="TD0652")
+            raise InvalidValue(
+                f"no text {arguments.text!r}; there are {', '.join(model.texts)}",
+                code="TD0652",
+                edit="choose one of these",
+            )
         print(model.texts[arguments.text], end="")
     elif arguments.json:
         print(json.dumps(model.manifest, indent=1, sort_keys=True))

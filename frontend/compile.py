@@ -287,7 +287,9 @@ class Compilation:
             case "asm":
                 return self.asm()
         raise InvalidValue(
-            f"no stage is called {stage!r}; there are graph, graph:PASS, program, loops, llvm, asm", code="TD0631"
+            f"no stage is called {stage!r}; there are graph, graph:PASS, program, loops, llvm, asm",
+            code="TD0631",
+            edit="f.lower(x).as_text('loops'), for example",
         )
 
 

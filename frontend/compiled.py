@@ -129,6 +129,7 @@ class Compiled:
             raise TypeMismatch(
                 f"{state.name} was compiled for arguments of the structure {own.structure}, these are {key.structure}",
                 code="TD0642",
+                edit="pass the same containers, or call the jitted function, which compiles again",
             )
         for (name, value), (_, was) in zip(key.static, own.static, strict=False):
             if value != was:
@@ -138,7 +139,11 @@ class Compiled:
                     edit=f"compile it for {name}={value!r} as well, or call the jitted function",
                 )
         if key.static != own.static or key.constants != own.constants:
-            raise TypeMismatch(f"{state.name} was compiled for other constants than these", code="TD0642")
+            raise TypeMismatch(
+                f"{state.name} was compiled for other constants than these",
+                code="TD0642",
+                edit="compile the function that is bound to them",
+            )
         return self.call_leaves(leaves, out, threads)
 
     @spoken

@@ -257,10 +257,15 @@ def _bound(x: Any) -> Dim:
 def _slice(item: slice, size: Dim) -> Cut:
     step = 1 if item.step is None else item.step
     if isinstance(step, Tracer | SymbolicDim):
-        raise InvalidValue("the step of a slice must be a number that is known", code="TD0812", location=here())
+        raise InvalidValue(
+            "the step of a slice must be a number that is known",
+            code="TD0812",
+            location=here(),
+            edit="a step in numbers of Python",
+        )
     step = int(step.__index__())
     if step == 0:
-        raise InvalidValue("slice step cannot be zero", code="TD0822", location=here())
+        raise InvalidValue("slice step cannot be zero", code="TD0822", location=here(), edit="1, -1 or another step")
     if type(size) is int and not any(isinstance(x, SymbolicDim | Tracer) for x in (item.start, item.stop)):
         places = range(*slice(item.start, item.stop, step).indices(size))
         if step > 0:

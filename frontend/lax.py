@@ -233,7 +233,12 @@ def _settled(
             kinds.append(kind)
         if not changed:
             return _converted(body, kinds), carry
-    raise TypeMismatch(f"{what}: the types of the carry do not settle", code="TD0842", location=here())
+    raise TypeMismatch(
+        f"{what}: the types of the carry do not settle",
+        code="TD0842",
+        location=here(),
+        edit="convert the new carry to the types of the old: new.astype(old.dtype)",
+    )
 
 
 def _next(spec: LeafSpec, kind: TensorType, weak: Weak | None) -> tuple[Any, Weak | None]:
@@ -319,7 +324,12 @@ def _in_pieces(f: Any, init: Any, xs: Any, length: Any, reverse: bool, every: in
     steps = static_int(_length(slices, x_tree, length), "the number of steps of a scan with checkpoints")
     size = max(round(steps**0.5), 1) if every is True else static_int(every, "checkpoint")
     if size < 1:
-        raise InvalidValue(f"scan: a checkpoint every {size} steps", code="TD0843", location=here())
+        raise InvalidValue(
+            f"scan: a checkpoint every {size} steps",
+            code="TD0843",
+            location=here(),
+            edit="a number of steps of at least 1",
+        )
     count, rest = divmod(steps, size)
     first, last = (rest, steps) if reverse else (0, count * size)
 
@@ -388,7 +398,12 @@ def chunk_of(size: Any, what: str) -> int:
         return 0
     found = static_int(size, what)
     if found < 1:
-        raise InvalidValue(f"{what} is {found}, at least one step is taken at once", code="TD0843", location=here())
+        raise InvalidValue(
+            f"{what} is {found}, at least one step is taken at once",
+            code="TD0843",
+            location=here(),
+            edit="1 or more",
+        )
     return found
 
 
@@ -566,14 +581,21 @@ def _starts(starts: Any, rank: int) -> tuple[Value, ...]:
         list(starts) if not isinstance(starts, Tracer) else [starts[i] for i in range(static_int(starts.shape[0], "n"))]
     )
     if len(given) != rank:
-        raise InvalidValue(f"{len(given)} starts for {rank} axes", code="TD0844", location=here())
+        raise InvalidValue(
+            f"{len(given)} starts for {rank} axes", code="TD0844", location=here(), edit="a start for each axis"
+        )
     return tuple(_place(start) for start in given)
 
 
 def _place(start: Any) -> Value:
     value = unwrap(lift(start))
     if value.rank != 0 or not value.dtype.is_integer:
-        raise TypeMismatch(f"a start is {value.type}, an integer is needed", code="TD0844", location=here())
+        raise TypeMismatch(
+            f"a start is {value.type}, an integer is needed",
+            code="TD0844",
+            location=here(),
+            edit="convert it by .astype(int)",
+        )
     return convert(value, i64)
 
 

@@ -99,6 +99,7 @@ def _checked(p: Any, other: Any, path: str) -> None:
             f"{path} has the shape {np.shape(p)}, its gradient or moment {np.shape(other)}",
             code="TD0722",
             location=here(),
+            edit="a gradient, and a state of init, of the same parameters",
         )
 
 

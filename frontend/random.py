@@ -172,7 +172,9 @@ def normal(key: Any, shape: Sequence[int] = (), dtype: Any = "float32") -> Value
 def truncated_normal(key: Any, low: float, high: float, shape: Sequence[int] = (), dtype: Any = "float32") -> Value:
     """Standard normal floats that lie in [low, high]."""
     if not low < high:
-        raise InvalidValue(f"truncated_normal: {low} is not below {high}", code="TD0732", location=here())
+        raise InvalidValue(
+            f"truncated_normal: {low} is not below {high}", code="TD0732", location=here(), edit="bounds in their order"
+        )
     to = _float(dtype)
     # In a tail the bounds lie close together below 1: there f32 would leave a few values only. The lower tail is
     # drawn, where the numbers are dense about 0, and turned over.
@@ -256,7 +258,12 @@ def randint(key: Any, shape: Sequence[int], low: Any, high: Any, dtype: Any = "i
                 edit="low + td.random.choice(key, high - low, shape) instead of td.random.randint",
             )
     if not low < high:
-        raise InvalidValue(f"randint: no integer lies in [{low}, {high})", code="TD0732", location=here())
+        raise InvalidValue(
+            f"randint: no integer lies in [{low}, {high})",
+            code="TD0732",
+            location=here(),
+            edit="a higher bound; it is not drawn itself",
+        )
     drawn = RandomBits(_key(key), static_shape(shape), u64)
     found: Value = Convert(Mod(drawn, lift(high - low, drawn)), of(dtype)) + low
     return found
@@ -286,7 +293,12 @@ def choice(key: Any, x: Any, shape: Sequence[int] = (), replace: bool = True, p:
     word = _key(key)
     if not replace:
         if isinstance(count, int) and isinstance(total, int) and total > count:
-            raise ShapeMismatch(f"choice: {total} of {count} without replacement", code="TD0733", location=here())
+            raise ShapeMismatch(
+                f"choice: {total} of {count} without replacement",
+                code="TD0733",
+                location=here(),
+                edit="replace=True, or fewer draws",
+            )
         if p is None:
             order = _order(word, count)
         else:

@@ -391,7 +391,11 @@ def vmap(
     """
     name = name_of(fun)
     if chunk_size is not None and chunk_size < 1:
-        raise InvalidValue(f"vmap of {name}: chunk_size is {chunk_size}, at least 1 is needed", code="TD0713")
+        raise InvalidValue(
+            f"vmap of {name}: chunk_size is {chunk_size}, at least 1 is needed",
+            code="TD0713",
+            edit="chunk_size=1 or more, or leave it out",
+        )
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         axes = _prefix(in_axes if isinstance(in_axes, int | None) else tuple(in_axes), args, "in_axes", name)

@@ -305,7 +305,11 @@ def map(fn: Callable[..., Any], tree: Any, *rest: Any, is_leaf: Callable[[Any], 
     for other in rest:
         found, other_shape = flatten(other, is_leaf)
         if other_shape != shape:
-            raise TypeMismatch(f"trees differ in structure: {shape} and {other_shape}", code="TD0611")
+            raise TypeMismatch(
+                f"trees differ in structure: {shape} and {other_shape}",
+                code="TD0611",
+                edit="trees of the same containers, keys and lengths",
+            )
         columns.append(found)
     return shape.unflatten(fn(*row) for row in zip(*columns, strict=True))
 

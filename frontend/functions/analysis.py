@@ -118,6 +118,7 @@ def ediff1d(ary: Any, to_end: Any = None, to_begin: Any = None) -> Tracer:
                     f"dtype of `{name}` must be compatible with input `ary` under the `same_kind` rule",
                     code="TD0816",
                     location=here(),
+                    edit="convert it to the dtype of `ary` first",
                 )
             parts.insert(place, wrap(convert(reshape(given, (given.tensor.size,)), value.dtype)))
     return concatenate(parts) if len(parts) > 1 else parts[0]
@@ -237,7 +238,12 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: Any = -1) -> Tracer:
 def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period: Any = None) -> Tracer:
     complex_ = lift(fp).value.dtype.kind == "complex"
     if any(lift(each).value.dtype.kind == "complex" for each in (x, xp)):
-        raise TypeMismatch("interp: x and xp must be real", code="TD0816", location=here())
+        raise TypeMismatch(
+            "interp: x and xp must be real",
+            code="TD0816",
+            location=here(),
+            edit="interpolate the real and the imaginary parts",
+        )
     at = wrap(convert(unwrap(lift(x)), f64))
     known, values = wrap(convert(unwrap(lift(xp)), f64)), wrap(convert(unwrap(lift(fp)), c128 if complex_ else f64))
     if known.ndim != 1 or values.ndim != 1:
@@ -454,7 +460,7 @@ def i0(x: Any) -> Tracer:
     """The modified Bessel function of order 0, by NumPy's Chebyshev series on [0, 8] and beyond."""
     value = unwrap(lift(x))
     if value.dtype.kind == "complex":
-        raise TypeMismatch("i0 not supported for complex values", code="TD0816", location=here())
+        raise TypeMismatch("i0 not supported for complex values", code="TD0816", location=here(), edit="np.i0(x.real)")
     kind = f64 if not value.dtype.is_float else value.dtype
     at = e.Abs(convert(value, kind))
     near = e.Exp(at) * _chebyshev(at / 2.0 - 2.0, _near())
@@ -513,7 +519,12 @@ def _chebyshev(y: Value, coefficients: list[float]) -> Value:
 def packbits(a: Any, /, axis: Any = None, bitorder: str = "big") -> Tracer:
     value = unwrap(lift(a))
     if not (value.dtype is bool_ or value.dtype.is_integer):
-        raise TypeMismatch("Expected an input array of integer or boolean data type", code="TD0816", location=here())
+        raise TypeMismatch(
+            "Expected an input array of integer or boolean data type",
+            code="TD0816",
+            location=here(),
+            edit="convert it by .astype(np.uint8)",
+        )
     if axis is None:
         value, axis = reshape(value, (value.tensor.size,)), 0
     number = axis_of(axis, value.rank)
@@ -538,7 +549,12 @@ def _bit_weights(like: Value, axis: int, bitorder: str) -> Value:
 def unpackbits(a: Any, /, axis: Any = None, count: Any = None, bitorder: str = "big") -> Tracer:
     value = unwrap(lift(a))
     if value.dtype is not u8:
-        raise TypeMismatch("Expected an input array of unsigned byte data type", code="TD0816", location=here())
+        raise TypeMismatch(
+            "Expected an input array of unsigned byte data type",
+            code="TD0816",
+            location=here(),
+            edit="convert it by .astype(np.uint8)",
+        )
     if axis is None:
         value, axis = reshape(value, (value.tensor.size,)), 0
     number = axis_of(axis, value.rank)
@@ -614,7 +630,9 @@ def _placed(index: Any, size: int, mode: str) -> Tracer:
     if at.value.dtype is bool_:
         at = astype(at, i64)
     if not at.value.dtype.is_integer:
-        raise TypeMismatch("only int indices permitted", code="TD0816", location=here())
+        raise TypeMismatch(
+            "only int indices permitted", code="TD0816", location=here(), edit="convert it by .astype(int)"
+        )
     at = astype(at, np.int64)
     if mode == "wrap":
         found: Tracer = elementwise(np.remainder, at, size)

@@ -108,7 +108,12 @@ def _signed_infinity(sign: float) -> Callable[..., Tracer]:
         refuse_out(out, "isposinf" if sign > 0 else "isneginf")
         value = unwrap(lift(x))
         if value.dtype.kind == "complex":
-            raise TypeMismatch("this operation is not supported for complex values", code="TD0816", location=here())
+            raise TypeMismatch(
+                "this operation is not supported for complex values",
+                code="TD0816",
+                location=here(),
+                edit="its real and imaginary parts one by one",
+            )
         if not value.dtype.is_float:
             return wrap(Full(False, value.tensor.with_dtype(bool_)))
         return wrap(e.Eq(value, Full(sign, value.tensor)))
@@ -169,7 +174,9 @@ def min_scalar_type(a: Any, /) -> np.dtype[Any]:
 def common_type(*arrays: Any) -> Any:
     kinds = [lift(a).value.dtype for a in arrays]
     if bool_ in kinds:
-        raise TypeMismatch("can't get common type for non-numeric array", code="TD0816", location=here())
+        raise TypeMismatch(
+            "can't get common type for non-numeric array", code="TD0816", location=here(), edit="arrays of numbers"
+        )
     kind = result_type(*(f64 if kind.is_integer else kind for kind in kinds))
     return kind.numpy.type
 

@@ -54,6 +54,7 @@ def astype(x: Any, dtype: Any, /, *, copy: bool = True, device: Any = None, cast
             f"cannot cast from {value.dtype} to {kind} according to the rule {casting!r}",
             code="TD0816",
             location=here(),
+            edit="casting='unsafe'",
         )
     return wrap(convert(value, kind))
 
@@ -191,7 +192,9 @@ def arange(*bounds: Any, dtype: Any = None, device: Any = None, like: Any = None
         return lift(np.arange(start, stop, step, dtype=None if dtype is None else of(dtype).numpy))
     low, high, by = static_dim(start, "start"), static_dim(stop, "stop"), static_int(step, "step")
     if by == 0:
-        raise InvalidValue("arange: the step is 0", code="TD0822", location=here())
+        raise InvalidValue(
+            "arange: the step is 0", code="TD0822", location=here(), edit="a step that is not 0, or np.full(n, start)"
+        )
     count = maximum(ceildiv(high - low, by) if by > 0 else ceildiv(low - high, -by), 0)
     kind = dtype_argument(dtype) or i64
     number: Value = Iota(TensorType((count,), i64), 0)
@@ -208,7 +211,9 @@ def linspace(
 ) -> Any:  # fmt: skip
     count = static_dim(num, "num")
     if type(count) is int and count < 0:
-        raise InvalidValue(f"Number of samples, {count}, must be non-negative.", code="TD0822", location=here())
+        raise InvalidValue(
+            f"Number of samples, {count}, must be non-negative.", code="TD0822", location=here(), edit="num=0 or more"
+        )
     kinds = [described(x) for x in (start, stop)]
     inner = result_type(*kinds, float)
     kind = dtype_argument(dtype) or inner
@@ -324,7 +329,9 @@ def indices(dimensions: Any, dtype: Any = int, sparse: bool = False) -> Any:
 def vander(x: Any, N: Any = None, increasing: bool = False) -> Tracer:
     value = unwrap(lift(x))
     if value.rank != 1:
-        raise InvalidValue("x must be a one-dimensional array or sequence.", code="TD0822", location=here())
+        raise InvalidValue(
+            "x must be a one-dimensional array or sequence.", code="TD0822", location=here(), edit="np.ravel(x)"
+        )
     columns = value.shape[0] if N is None else static_dim(N, "N")
     kind = promote(value.dtype, i64)  # as NumPy has it, so f32 becomes f64
     size = value.shape[0]

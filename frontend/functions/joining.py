@@ -40,7 +40,12 @@ def _items(arrays: Any, name: str) -> list[Any]:
             f"{name} takes a sequence of arrays", code="TD0822", location=here(), edit=f"np.{name}([a, b])"
         ) from None
     if not found:
-        raise InvalidValue(f"{name}: need at least one array", code="TD0822", location=here())
+        raise InvalidValue(
+            f"{name}: need at least one array",
+            code="TD0822",
+            location=here(),
+            edit="np.zeros of the wanted shape where the list may be empty",
+        )
     return found
 
 

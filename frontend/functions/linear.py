@@ -500,7 +500,12 @@ def multi_dot(arrays: Sequence[Any], *, out: Any = None) -> Tracer:
     refuse_out(out, "multi_dot")
     xs = [lift(x) for x in arrays]
     if len(xs) < 2:
-        raise InvalidValue("Expecting at least two arrays.", code="TD0822", location=here())
+        raise InvalidValue(
+            "Expecting at least two arrays.",
+            code="TD0822",
+            location=here(),
+            edit="the array itself, where there is one",
+        )
     sizes = [product(x.shape) for x in xs]
     if len(xs) > 3 and any(isinstance(size, SymbolicDim) for size in sizes):
         found = xs[0]

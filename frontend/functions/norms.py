@@ -51,7 +51,12 @@ def norm(x: Any, ord: Any = None, axis: Any = None, keepdims: bool = False) -> T
         return _vector(given, ord, numbers[0], keepdims)
     if len(numbers) == 2:
         return _matrix(given, ord, numbers, keepdims)
-    raise InvalidValue("Improper number of dimensions to norm.", code="TD0822", location=here())
+    raise InvalidValue(
+        "Improper number of dimensions to norm.",
+        code="TD0822",
+        location=here(),
+        edit="axis= one axis or a pair of them",
+    )
 
 
 def _vector(x: Tracer, ord: Any, axis: int, keepdims: bool) -> Tracer:
@@ -68,7 +73,12 @@ def _vector(x: Tracer, ord: Any, axis: int, keepdims: bool) -> Tracer:
     if ord is None or ord == 2:
         return wrap(e.Sqrt(unwrap(sum_(wrap(squared(unwrap(x))), axis, keepdims=keepdims))))
     if isinstance(ord, str):
-        raise InvalidValue(f"Invalid norm order {ord!r} for vectors", code="TD0822", location=here())
+        raise InvalidValue(
+            f"Invalid norm order {ord!r} for vectors",
+            code="TD0822",
+            location=here(),
+            edit="ord= a number, np.inf or -np.inf",
+        )
     powers = elementwise(np.power, size, ord)
     found: Tracer = elementwise(np.power, sum_(powers, axis, keepdims=keepdims), 1.0 / ord)
     return found
@@ -77,7 +87,7 @@ def _vector(x: Tracer, ord: Any, axis: int, keepdims: bool) -> Tracer:
 def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Tracer:
     row, column = axes
     if row == column:
-        raise InvalidValue("Duplicate axes given.", code="TD0822", location=here())
+        raise InvalidValue("Duplicate axes given.", code="TD0822", location=here(), edit="two different axes")
     size = elementwise(np.absolute, x)
     if ord is None or ord in ("fro", "f"):
         return wrap(e.Sqrt(unwrap(sum_(wrap(squared(unwrap(x))), axes, keepdims=keepdims))))
@@ -99,7 +109,12 @@ def _matrix(x: Tracer, ord: Any, axes: tuple[int, ...], keepdims: bool) -> Trace
         else:
             found = r.Max(values, (last,)) if ord > 0 else r.Min(values, (last,))
         return wrap(expand(found, axes) if keepdims else found)
-    raise InvalidValue("Invalid norm order for matrices.", code="TD0822", location=here())
+    raise InvalidValue(
+        "Invalid norm order for matrices.",
+        code="TD0822",
+        location=here(),
+        edit="ord= 'fro', 'nuc', 1, -1, 2, -2, np.inf or -np.inf",
+    )
 
 
 def cond(x: Any, p: Any = None) -> Tracer:

@@ -124,7 +124,10 @@ def _extreme(largest: bool, a: Any, axis: Any, keepdims: Any, initial: Any, wher
     has_initial = _given(initial) is not None
     if _given(where, True) is not True and not has_initial:
         raise InvalidValue(
-            f"{name}(where=) needs initial=: there may be nothing to take it from", code="TD0822", location=here()
+            f"{name}(where=) needs initial=: there may be nothing to take it from",
+            code="TD0822",
+            location=here(),
+            edit="initial=-np.inf of a maximum, np.inf of a minimum",
         )
     _not_empty(value, axes, name, has_initial)
     ufunc = np.maximum if largest else np.minimum
@@ -156,7 +159,10 @@ def front(value: Value, axes: tuple[int, ...]) -> Value:
 def _not_empty(value: Value, axes: tuple[int, ...], name: str, allowed: bool = False) -> None:
     if not allowed and any(type(value.shape[i]) is int and value.shape[i] == 0 for i in axes):
         raise InvalidValue(
-            f"zero-size array to reduction operation {name} which has no identity", code="TD0822", location=here()
+            f"zero-size array to reduction operation {name} which has no identity",
+            code="TD0822",
+            location=here(),
+            edit="initial=, which is the result where nothing is there",
         )
 
 
@@ -249,7 +255,12 @@ def _spread(
     """The variance in the dtype of its computation, and the dtype to return."""
     if _given(correction) is not None:
         if ddof != 0:
-            raise InvalidValue("ddof and correction can't be provided simultaneously", code="TD0822", location=here())
+            raise InvalidValue(
+                "ddof and correction can't be provided simultaneously",
+                code="TD0822",
+                location=here(),
+                edit="one of the two",
+            )
         ddof = correction
     value = unwrap(lift(a))
     inner, kind = mean_dtypes(value.dtype, dtype)
@@ -308,10 +319,18 @@ def average(a: Any, axis: Any = None, weights: Any = None, returned: bool = Fals
     if w.shape != x.shape:
         if axis is None:
             raise TypeMismatch(
-                "axis must be given where the shapes of a and weights differ", code="TD0822", location=here()
+                "axis must be given where the shapes of a and weights differ",
+                code="TD0822",
+                location=here(),
+                edit="axis=, the axis of the weights",
             )
         if w.shape != tuple(x.shape[i] for i in axes):
-            raise InvalidValue("the shape of weights is not that of a along axis", code="TD0822", location=here())
+            raise InvalidValue(
+                "the shape of weights is not that of a along axis",
+                code="TD0822",
+                location=here(),
+                edit="weights of the shape of a, or as many as a has along axis",
+            )
         order = sorted(range(len(axes)), key=lambda i: axes[i])
         wide = expand(permute(wide, order), [i for i in range(x.ndim) if i not in axes])
         wide = broadcast(wide, x.shape)
@@ -391,7 +410,12 @@ def _cumulative(op: Callable[..., Tracer], neutral: int) -> Callable[..., Tracer
     ) -> Tracer:
         given = lift(x)
         if axis is None and given.ndim > 1:
-            raise InvalidValue("axis is needed for arrays of more than one dimension", code="TD0822", location=here())
+            raise InvalidValue(
+                "axis is needed for arrays of more than one dimension",
+                code="TD0822",
+                location=here(),
+                edit="axis=0, or np.ravel(x) first",
+            )
         found = op(given, 0 if axis is None else axis, dtype, out)
         if not include_initial:
             return found
@@ -564,6 +588,7 @@ def ufunc_reduce(
             f"reduction operation '{ufunc.__name__}' is not reorderable, so at most one axis may be specified",
             code="TD0822",
             location=here(),
+            edit="one axis at a time",
         )
     begin = _given(initial) if _given(initial) is not None else None
     identity = ufunc.identity
@@ -575,6 +600,7 @@ def ufunc_reduce(
             f"{ufunc.__name__}.reduce(where=) needs initial=: there may be nothing to begin with",
             code="TD0822",
             location=here(),
+            edit="initial=, which is the result where nothing is there",
         )
     mask = front(chosen, axes) if masked_ else None
     found = fold(ufunc, wrap(front(unwrap(x), axes)), dtype, begin, mask)

@@ -49,7 +49,12 @@ def where(condition: Any, x: Any = GIVEN, y: Any = GIVEN, /) -> Any:
     if x is GIVEN and y is GIVEN:
         return _no_positions()
     if x is GIVEN or y is GIVEN:
-        raise InvalidValue("either both or neither of x and y should be given", code="TD0822", location=here())
+        raise InvalidValue(
+            "either both or neither of x and y should be given",
+            code="TD0822",
+            location=here(),
+            edit="np.where(condition, x, y)",
+        )
     chosen = operands(x, y)
     kind = result_type(*map(described, chosen))
     mask = lift(condition)
@@ -61,12 +66,27 @@ def where(condition: Any, x: Any = GIVEN, y: Any = GIVEN, /) -> Any:
 def select(condlist: Any, choicelist: Any, default: Any = 0) -> Tracer:
     conditions, choices = list(condlist), list(choicelist)
     if len(conditions) != len(choices):
-        raise InvalidValue("list of cases must be same length as list of conditions", code="TD0822", location=here())
+        raise InvalidValue(
+            "list of cases must be same length as list of conditions",
+            code="TD0822",
+            location=here(),
+            edit="a choice for each condition",
+        )
     if not conditions:
-        raise InvalidValue("select with an empty condition list is not possible", code="TD0822", location=here())
+        raise InvalidValue(
+            "select with an empty condition list is not possible",
+            code="TD0822",
+            location=here(),
+            edit="np.full_like(x, default)",
+        )
     for condition in conditions:
         if lift(condition).value.dtype is not bool_:
-            raise TypeMismatch("invalid entry in condlist: should be boolean array", code="TD0816", location=here())
+            raise TypeMismatch(
+                "invalid entry in condlist: should be boolean array",
+                code="TD0816",
+                location=here(),
+                edit="conditions such as x > 0",
+            )
     if is_number(default):
         # NumPy's default wraps where the choices cannot hold it.
         kind = result_type(*(described(choice) for choice in choices), described(default))
@@ -97,7 +117,10 @@ def piecewise(x: Any, condlist: Any, funclist: Sequence[Any], *args: Any, **kw: 
         masks.append(e.Not(rest))
     if len(functions) != len(masks):
         raise InvalidValue(
-            f"with {len(masks)} conditions, as many or one more functions are needed", code="TD0822", location=here()
+            f"with {len(masks)} conditions, as many or one more functions are needed",
+            code="TD0822",
+            location=here(),
+            edit="one function for each condition, and one for the rest",
         )
     found: Value = Full(0, value.tensor)
     for mask, function in zip(masks, functions, strict=True):
@@ -194,7 +217,12 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
     value, index = unwrap(lift(arr)), unwrap(lift(indices))
     if axis is None:
         if index.rank != 1:
-            raise InvalidValue("when axis=None, indices must have a single dimension", code="TD0822", location=here())
+            raise InvalidValue(
+                "when axis=None, indices must have a single dimension",
+                code="TD0822",
+                location=here(),
+                edit="np.ravel(indices)",
+            )
         value = reshape(value, (value.tensor.size,))
         axis = 0
     number = axis_of(axis, value.rank)
@@ -212,7 +240,10 @@ def take_along_axis(arr: Any, indices: Any, axis: Any = -1) -> Tracer:
 def _same_rank(value: Value, index: Value) -> None:
     if index.rank != value.rank:
         raise InvalidValue(
-            "`indices` and `arr` must have the same number of dimensions", code="TD0822", location=here()
+            "`indices` and `arr` must have the same number of dimensions",
+            code="TD0822",
+            location=here(),
+            edit="np.take, or indices[..., None] for the axes that are missing",
         )
 
 

@@ -40,7 +40,12 @@ def _along(a: Any, axis: Any) -> tuple[Value, int]:
 
 def _no_fields(order: Any) -> None:
     if order is not None:
-        raise InvalidValue("an array without fields cannot be sorted by them (order=)", code="TD0822", location=here())
+        raise InvalidValue(
+            "an array without fields cannot be sorted by them (order=)",
+            code="TD0822",
+            location=here(),
+            edit="leave order out",
+        )
 
 
 def sort(a: Any, axis: Any = -1, kind: Any = None, order: Any = None, *, stable: Any = None) -> Tracer:
@@ -78,7 +83,12 @@ def sort_complex(a: Any) -> Tracer:
 def lexsort(keys: Any, axis: Any = -1) -> Tracer:
     given = [unwrap(x) for x in lift(keys)] if isinstance(keys, Tracer) else [unwrap(lift(key)) for key in keys]
     if not given:
-        raise InvalidValue("need sequence of keys with len > 0 in lexsort", code="TD0822", location=here())
+        raise InvalidValue(
+            "need sequence of keys with len > 0 in lexsort",
+            code="TD0822",
+            location=here(),
+            edit="np.lexsort((minor, major))",
+        )
     shape = broadcast_shapes(*(key.shape for key in given))
     ordered = [broadcast(key, shape) for key in reversed(given)]
     parts = [p for key in ordered for p in ((e.Real(key), e.Imag(key)) if key.dtype.kind == "complex" else (key,))]
@@ -113,7 +123,10 @@ def searchsorted(a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Trac
     x, y = lift(a), lift(v)
     if x.ndim != 1:
         raise InvalidValue(
-            "object too deep for desired array: searchsorted takes 1-d arrays", code="TD0822", location=here()
+            "object too deep for desired array: searchsorted takes 1-d arrays",
+            code="TD0822",
+            location=here(),
+            edit="np.ravel(a), or td.vmap over its rows",
         )
     # NumPy converts the needles to the type in which both meet; a Python number is an array here.
     kind = result_type(x.value.dtype, described(v))
@@ -127,13 +140,18 @@ def searchsorted(a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Trac
 def digitize(x: Any, bins: Any, right: bool = False) -> Tracer:
     edges = lift(bins)
     if edges.ndim != 1:
-        raise InvalidValue("bins must be 1-dimensional", code="TD0822", location=here())
+        raise InvalidValue("bins must be 1-dimensional", code="TD0822", location=here(), edit="np.ravel(bins)")
     side = "left" if right else "right"
     if not any_traced(bins):
         known = np.asarray(bins)
         up = bool(np.all(np.diff(known) >= 0))
         if not up and not bool(np.all(np.diff(known) <= 0)):
-            raise InvalidValue("bins must be monotonically increasing or decreasing", code="TD0822", location=here())
+            raise InvalidValue(
+                "bins must be monotonically increasing or decreasing",
+                code="TD0822",
+                location=here(),
+                edit="np.sort(bins)",
+            )
         return searchsorted(edges, x, side) if up else _descending(edges, x, side)
     # Whether computed edges fall is computed too.
     first, last = unwrap(edges[0]), unwrap(edges[-1])

@@ -106,7 +106,9 @@ def _quantile(a: Any, q: Any, axis: Any, method: str, keepdims: Any, weights: An
         )
     value = unwrap(lift(a))
     if value.dtype.kind == "complex":
-        raise TypeMismatch("a must be an array of real numbers", code="TD0816", location=here())
+        raise TypeMismatch(
+            "a must be an array of real numbers", code="TD0816", location=here(), edit="a.real, or np.abs(a)"
+        )
     if value.dtype is bool_:
         raise TypeMismatch("quantiles of bool are not defined: use x.astype(int)", code="TD0816", location=here())
     ordered, axes = _sorted_first(a, axis)
@@ -252,9 +254,16 @@ def nanpercentile(
 def bincount(x: Any, /, weights: Any = None, minlength: Any = 0) -> Tracer:
     index = unwrap(lift(x))
     if index.rank != 1 or not (index.dtype.is_integer or index.dtype is bool_):
-        raise TypeMismatch("bincount takes a 1-d array of integers", code="TD0822", location=here())
+        raise TypeMismatch(
+            "bincount takes a 1-d array of integers", code="TD0822", location=here(), edit="np.ravel(x).astype(int)"
+        )
     if weights is not None and unwrap(lift(weights)).dtype.kind == "complex":
-        raise TypeMismatch("bincount: the weights must be real", code="TD0816", location=here())
+        raise TypeMismatch(
+            "bincount: the weights must be real",
+            code="TD0816",
+            location=here(),
+            edit="the real and the imaginary parts one by one",
+        )
     length = static_dim(minlength, "minlength")
     if not any_traced(x):
         places = known(x, "x")
@@ -271,7 +280,12 @@ def bincount(x: Any, /, weights: Any = None, minlength: Any = 0) -> Tracer:
         return wrap(_counted(index, Full(1, index.tensor), length, i64))
     wide = convert(unwrap(lift(weights)), f64)
     if wide.shape != index.shape:
-        raise InvalidValue("The weights and list don't have the same length.", code="TD0822", location=here())
+        raise InvalidValue(
+            "The weights and list don't have the same length.",
+            code="TD0822",
+            location=here(),
+            edit="a weight for each number",
+        )
     return wrap(_counted(index, wide, length, f64))
 
 
@@ -294,13 +308,20 @@ def _edges(a: Any, bins: Any, range_: Any, name: str) -> Tracer:
         return lift(bins)
     count = static_int(bins, "bins")
     if count < 1:
-        raise InvalidValue("`bins` must be positive, when an integer", code="TD0822", location=here())
+        raise InvalidValue(
+            "`bins` must be positive, when an integer", code="TD0822", location=here(), edit="bins=1 or more"
+        )
     x = lift(a)
     kind = result_type(x.value.dtype, *((f64,) if x.value.dtype.is_integer or x.value.dtype is bool_ else ()))
     if range_ is not None:
         low, high = range_
         if not any_traced((low, high)) and low > high:
-            raise InvalidValue("max must be larger than min in range parameter.", code="TD0822", location=here())
+            raise InvalidValue(
+                "max must be larger than min in range parameter.",
+                code="TD0822",
+                location=here(),
+                edit="range=(lowest, highest)",
+            )
         first, last = typed(low, kind, ()), typed(high, kind, ())
     elif type(x.size) is int and x.size == 0:
         first, last = Full(0.0, TensorType((), kind)), Full(1.0, TensorType((), kind))
@@ -443,7 +464,7 @@ def cov(
 def _rows(m: Any, kind: DType, rowvar: bool) -> Value:
     value = convert(unwrap(lift(m)), kind)
     if value.rank > 2:
-        raise InvalidValue("m has more than 2 dimensions", code="TD0822", location=here())
+        raise InvalidValue("m has more than 2 dimensions", code="TD0822", location=here(), edit="m.reshape(len(m), -1)")
     value = expand(value, range(2 - value.rank))
     return value if rowvar or value.shape[0] == 1 else permute(value, (1, 0))
 

@@ -501,6 +501,7 @@ def fold(ufunc: np.ufunc, x: Tracer, dtype: Any = None, first: Any = None, mask:
                 f"zero-size array to reduction operation {ufunc.__name__} which has no identity",
                 code="TD0822",
                 location=here(),
+                edit="initial=, which is the result where nothing is there",
             )
         begin, rest = _first(value), _rest(value)
     else:

@@ -49,6 +49,7 @@ def _attended(q: Value, k: Value, v: Value, mask: Value | None, scale: Any, caus
             f"attention: {show(heads)} heads of queries, {show(shared)} of keys, {show(v.shape[-3])} of values",
             code="TD0833",
             location=here(),
+            edit="a number of key heads that divides the number of query heads",
         )
     one = type(group) is int and group == 1
     lead = q.shape[:-3]
@@ -62,6 +63,7 @@ def _attended(q: Value, k: Value, v: Value, mask: Value | None, scale: Any, caus
                 f"attention: a mask of {mask.type} does not stretch to the scores ({', '.join(map(show, scores))})",
                 code="TD0833",
                 location=here(),
+                edit="a mask whose last axes are queries and keys",
             )
         mask = expand(mask, range(len(scores) - mask.rank))
         kept = [i for i, n in enumerate(mask.shape) if not (type(n) is int and n == 1)]

@@ -28,7 +28,12 @@ def floats(*xs: Any) -> list[Value]:
     if kind is bool_ or kind.is_integer:
         kind = f64
     if kind.kind == "complex":
-        raise TypeMismatch(f"{kind} is not accepted, a real number is needed", code="TD0831", location=here())
+        raise TypeMismatch(
+            f"{kind} is not accepted, a real number is needed",
+            code="TD0831",
+            location=here(),
+            edit="convert it by .astype(np.float32)",
+        )
     return [typed(x, kind) for x in given]
 
 

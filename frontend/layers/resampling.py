@@ -36,7 +36,12 @@ def interpolate(
     value = unwrap(lift(x)) if mode == "nearest" else floats(x)[0]
     rank = value.rank - 2
     if rank < 1:
-        raise ShapeMismatch(f"interpolate: {value.type} has no axis after N and C", code="TD0832", location=here())
+        raise ShapeMismatch(
+            f"interpolate: {value.type} has no axis after N and C",
+            code="TD0832",
+            location=here(),
+            edit="an array [N, C, H, W], for example",
+        )
     if (size is None) == (scale is None):
         raise wrong("interpolate: give either size or scale")
     sizes = [static_int(n, "a size that is resampled") for n in value.shape[2:]]
@@ -80,7 +85,10 @@ def pixel_shuffle(x: Any, factor: int) -> Tracer:
     share = exact_div(channels, r * r)
     if share is None:
         raise ShapeMismatch(
-            f"pixel_shuffle: {show(channels)} channels are no multiple of {r * r}", code="TD0832", location=here()
+            f"pixel_shuffle: {show(channels)} channels are no multiple of {r * r}",
+            code="TD0832",
+            location=here(),
+            edit="a number of channels that r * r divides",
         )
     split = reshape(value, (n, share, r, r, height, width))
     return wrap(reshape(permute(split, (0, 1, 4, 2, 5, 3)), (n, share, height * r, width * r)))
@@ -97,7 +105,10 @@ def pixel_unshuffle(x: Any, factor: int) -> Tracer:
     rows, columns = exact_div(height, r), exact_div(width, r)
     if rows is None or columns is None:
         raise ShapeMismatch(
-            f"pixel_unshuffle: {r} does not divide {show(height)} and {show(width)}", code="TD0832", location=here()
+            f"pixel_unshuffle: {r} does not divide {show(height)} and {show(width)}",
+            code="TD0832",
+            location=here(),
+            edit="pad it to a multiple, by np.pad",
         )
     split = reshape(value, (n, channels, rows, r, columns, r))
     return wrap(reshape(permute(split, (0, 1, 3, 5, 2, 4)), (n, channels * r * r, rows, columns)))
@@ -106,5 +117,10 @@ def pixel_unshuffle(x: Any, factor: int) -> Tracer:
 def _image(x: Any, name: str) -> Value:
     value = unwrap(lift(x))
     if value.rank != 4:
-        raise ShapeMismatch(f"{name}: {value.type} is not [N, C, H, W]", code="TD0832", location=here())
+        raise ShapeMismatch(
+            f"{name}: {value.type} is not [N, C, H, W]",
+            code="TD0832",
+            location=here(),
+            edit="x[None] puts an axis before the others",
+        )
     return value

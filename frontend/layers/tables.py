@@ -29,7 +29,12 @@ def one_hot(x: Any, num_classes: Any, *, dtype: Any = np.float32, axis: int = -1
     """
     index = unwrap(lift(x))
     if not index.dtype.is_integer:
-        raise TypeMismatch(f"one_hot: {index.type} is not made of integers", code="TD0831", location=here())
+        raise TypeMismatch(
+            f"one_hot: {index.type} is not made of integers",
+            code="TD0831",
+            location=here(),
+            edit="convert it by .astype(int)",
+        )
     number = axis_of(axis, index.rank + 1)
     classes = static_dim(num_classes, "num_classes")
     wide = expand(convert(index, i64), (number,))

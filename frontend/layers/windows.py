@@ -111,7 +111,12 @@ def _with_bias(found: Value, bias: Any, layout: str) -> Tracer:
     row = unwrap(lift(bias))
     shape = tuple(row.shape[0] if i == channels else 1 for i in range(found.rank))
     if row.rank != 1:
-        raise ShapeMismatch(f"the bias is {row.type}, one number per channel is needed", code="TD0832", location=here())
+        raise ShapeMismatch(
+            f"the bias is {row.type}, one number per channel is needed",
+            code="TD0832",
+            location=here(),
+            edit="a bias of the shape (channels,)",
+        )
     out: Tracer = elementwise(np.add, wrap(found), wrap(reshape(row, shape)))
     return out
 
@@ -128,7 +133,12 @@ def _convolved(name: str, x: Any, w: Any) -> tuple[Value, Value, DType | None, i
 
 
 def _apart(name: str, value: Value, weights: Value) -> ShapeMismatch:
-    return ShapeMismatch(f"{name}: {value.type} and {weights.type} do not go together", code="TD0832", location=here())
+    return ShapeMismatch(
+        f"{name}: {value.type} and {weights.type} do not go together",
+        code="TD0832",
+        location=here(),
+        edit="an input [N, C, *spatial] and weights of as many axes",
+    )
 
 
 @public
@@ -168,6 +178,7 @@ def conv(
             f"{show(wanted * groups)}",
             code="TD0832",
             location=here(),
+            edit="weights of that many channels, or groups= to fit",
         )
     found = conv_value(value, weights, strides, pads, dilations, groups, spelt)
     return _with_bias(found if storage is None else convert(found, storage), bias, spelt)
@@ -223,7 +234,10 @@ def _windowed(
     rank = value.rank - 2
     if rank < 1:
         raise ShapeMismatch(
-            f"pooling needs N, C and at least one more axis, not {value.type}", code="TD0832", location=here()
+            f"pooling needs N, C and at least one more axis, not {value.type}",
+            code="TD0832",
+            location=here(),
+            edit="x[None] puts an axis before the others",
         )
     name = (layout or "NC" + _SPATIAL.get(rank, "")).partition("->")[0].split(",")[0]
     if len(name) != value.rank or "N" not in name or "C" not in name:
