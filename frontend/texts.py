@@ -12,8 +12,11 @@ from ..ir.errors import InvalidValue, TypeMismatch
 from ..ir.evaluate import evaluate as evaluate_graph
 from ..ir.graph import Graph
 from ..ir.loops.nodes import Kernel
+from ..ir.loops.parse import parse_kernels
 from ..ir.parse import parse_graph
 from ..ir.program import Program
+from ..ir.program_evaluate import run
+from ..ir.program_text import parse_program
 from .userline import spoken
 
 
@@ -31,12 +34,8 @@ def parse(text: str, constants: Mapping[str, Any] | None = None) -> Graph | Prog
     lines = (line.split() for line in text.splitlines())
     match next((words[0] for words in lines if words and not words[0].startswith("#")), ""):
         case "program":
-            from ..ir.program_text import parse_program
-
             return parse_program(text, constants)
         case "kernel":
-            from ..ir.loops.parse import parse_kernels
-
             return parse_kernels(text)
     return parse_graph(text, constants)
 
@@ -48,8 +47,6 @@ def evaluate(
     """The results of a graph or a program on these arrays, computed op by op with NumPy: slowly, and by the definition.
     Sizes that no argument shows are given in `dims`. TD0604 for a program whose constants are elsewhere."""
     if isinstance(graph, Program):
-        from ..ir.program_evaluate import run
-
         if graph.constants:
             raise InvalidValue(
                 f"the text of {graph.name} names its constants and does not hold them",

@@ -203,7 +203,7 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: Any = "r
     number = axis_of(axis, value.rank)
     index = _index(indices)
     size = value.shape[number]
-    if mode == "raise" and index.tensor.size and type(size) is int and not any_traced(indices):
+    if mode == "raise" and type(size) is int and not any_traced(indices):
         known = np.asarray(indices)
         wrong = known[(known < -size) | (known >= size)]
         if wrong.size:
