@@ -20,6 +20,7 @@ share; sizes known only at run time take tiles whose last rows are computed twic
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -106,6 +107,43 @@ class Operand:
 
 
 @dataclass(frozen=True)
+class Arrangement:
+    """Which axes are the columns, along which lanes run, and the rows of each product, with the steps of the operands
+    exchanged or not."""
+
+    column: Axis
+    row: Axis
+    batch: tuple[Axis, ...]
+    depth: tuple[Axis, ...]
+
+    @staticmethod
+    def of(axes: Sequence[tuple[StructureAxis, Dim, Dim, Dim]], free: int, swapped: bool) -> Arrangement | None:
+        """Of structure axes with their steps in both operands and the result, the first `free` of them not contracted;
+        None where the right operand has no axis of its own."""
+        made = [Axis((axis.name,), (axis.extent,), *((y, x) if swapped else (x, y)), step) for axis, x, y, step in axes]
+        joined = _joined(made[:free])
+        columns = [axis for axis in joined if axis.left == 0 and axis.right != 0]
+        rows = [axis for axis in joined if axis.left != 0 and axis.right == 0]
+        if not columns:
+            return None
+        column = columns[-1]
+        row = max(reversed(rows), key=_size, default=_none())
+        batch = tuple([axis for axis in joined if axis is not column and axis is not row])
+        return Arrangement(column, row, batch, tuple(_joined(_in_order(made[free:]))))
+
+    def cost(self, lanes: int) -> float:
+        """About the cycles that all sums take; infinite where a size is not known. One vector alone loads as often as
+        it multiplies, and stores to places apart go one by one."""
+        sizes = [axis.extent for axis in (self.column, self.row, *self.batch, *self.depth)]
+        if not all(type(size) is int for size in sizes):
+            return math.inf
+        vectors = -(-_size(self.column) // lanes)
+        others = math.prod([_size(axis) for axis in (self.row, *self.batch) if axis.names])
+        steps = math.prod(map(_size, self.depth)) * (2 if vectors == 1 else 1)
+        return vectors * others * (steps + (2 if self.column.out == 1 else 3 * lanes))
+
+
+@dataclass(frozen=True)
 class Matrices:
     """A contraction as products of matrices, one for each position of the `batch` axes."""
 
@@ -156,23 +194,23 @@ class Matrices:
         reduced = [entry for entry in axes if entry[0].kind == "reduce"]
         if any(x == 0 or y == 0 for _, x, y, _ in reduced):
             return None
-        # The lanes run along the innermost axis of the result; whose it is, is the right operand.
-        swapped = False
-        if parallel:
-            _, x, y, _ = parallel[-1]
-            if x != 0 and y != 0:
-                return None
-            swapped = x != 0
-        made = [Axis((axis.name,), (axis.extent,), *((y, x) if swapped else (x, y)), step) for axis, x, y, step in axes]
-        number = len(parallel)
-        free, depth = _joined(made[:number]), _joined(_in_order(made[number:]))
-        columns = [axis for axis in free if axis.left == 0 and axis.right != 0]
-        rows = [axis for axis in free if axis.left != 0 and axis.right == 0]
-        if not columns:
+        if parallel and parallel[-1][1] != 0 and parallel[-1][2] != 0:
             return None
-        column = columns[-1]
-        row = max(reversed(rows), key=_size, default=_none())
-        batch = tuple([axis for axis in free if axis is not column and axis is not row])
+        # The lanes run along the innermost axis of the result, and whose it is, is the right operand; or along one of
+        # the other operand, where that is so much better that stores apart from each other do not matter.
+        inner = bool(parallel) and parallel[-1][1] != 0
+        lanes = max(simd.VECTOR_BYTES // structure.combine.dtypes[0].bytes, 1)
+        found: list[tuple[float, bool, Arrangement]] = []
+        for swapped in (inner, not inner):
+            arranged = Arrangement.of(axes, len(parallel), swapped)
+            if arranged is not None:
+                found.append((arranged.cost(lanes), swapped, arranged))
+            elif swapped is inner:
+                return None
+        cost, swapped, chosen = found[0]
+        if len(found) > 1 and found[1][0] < WORTH_SCATTERING * cost:
+            _, swapped, chosen = found[1]
+        column, row, batch, depth = chosen.column, chosen.row, chosen.batch, chosen.depth
         sides = [
             Operand(value, read.index, buffer, _origin(offset, structure.axes), surround, windowed)
             for value, read, buffer, offset, surround, windowed in zip(
@@ -181,7 +219,7 @@ class Matrices:
         ]
         if swapped:
             sides.reverse()
-        return Matrices(problem, sides[0], sides[1], batch, row, column, tuple(depth))
+        return Matrices(problem, sides[0], sides[1], batch, row, column, depth)
 
     def positions(self, at: Sequence[tuple[Axis, Dim]]) -> dict[str, Dim]:
         """Where the structure's axes stand when these do; the others have one position."""
@@ -398,6 +436,7 @@ class Plan:
 BLANK: Final = 1 << 13  # zeros written by one piece of work
 GUESS: Final = 256  # for sizes known only at run time
 MOST_ROWS: Final = 14
+WORTH_SCATTERING: Final = 0.7
 FEW_FOR_WORDS: Final = 4
 PACKED_ROWS: Final = 64  # of the left operand at a time
 SERIAL: Final = 1 << 20  # multiply-adds below which threads are not asked: some 10 us
@@ -465,7 +504,8 @@ def _planned(matrices: Matrices, kept: DType, target: Target, sums: bool, work: 
     most_few = 2 * rows_cut.size if words is None else FEW_FOR_WORDS
     computed = matrices.right.buffer is None
     few = type(m) is int and type(uses) is int and m * uses <= (1 if computed else most_few)
-    whole = type(n) is int and columns.count == 1
+    # One panel of whole vectors is read in place; masks would stand in the innermost loop.
+    whole = type(n) is int and columns.count == 1 and n % lanes == 0
     packs = matrices.column.right != 1 or not (few or (whole and uses == 1 and not computed and words is None))
     most = deepest(columns.size) // 2 * 2
     blocks = max(-(-depth // most), 1)
