@@ -271,7 +271,7 @@ def main() -> None:
         "MLP, scikit-learn": reference,
     }
     single = seconds([lambda f=f: f(one) for f in engines.values()])  # type: ignore[misc]
-    batch = seconds([lambda f=f: f(images) for f in engines.values()])  # type: ignore[misc]
+    batch = seconds([lambda f=f: f(images) for f in engines.values()], rest=0.1)  # type: ignore[misc]
     report.step("timed", f"microseconds, medians of interleaved calls; up to {td.get_num_threads()} threads")
     ours = {name.split(",")[0]: b for name, b in zip(engines, batch, strict=True) if "treadle" in name}
     rows = [

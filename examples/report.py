@@ -54,8 +54,11 @@ class Report:
                 bar.update(task, advance=1, said=said())
 
 
-def seconds(calls: Iterable[Callable[[], object]], rounds: int = 15, least: float = 0.01) -> list[float]:
-    """The median time of each call."""
+def seconds(
+    calls: Iterable[Callable[[], object]], rest: float = 0, rounds: int = 9, least: float = 0.01
+) -> list[float]:
+    """The median time of each call. Workers of some libraries go on watching for a tenth of a second after their work,
+    and would take a core from whoever comes next: `rest` seconds go by before each is timed."""
     repeats, calls = [], list(calls)
     for call in calls:
         call()
@@ -65,6 +68,8 @@ def seconds(calls: Iterable[Callable[[], object]], rounds: int = 15, least: floa
     samples: list[list[float]] = [[] for _ in calls]
     for _ in range(rounds):
         for number, call in enumerate(calls):
+            time.sleep(rest)
+            call()
             start = time.perf_counter()
             for _ in range(repeats[number]):
                 call()

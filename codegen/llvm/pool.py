@@ -28,6 +28,7 @@ _LARGE = 48
 _CONTROL = 56  # the caller's floating-point control register, which decides bits (flush to zero, rounding)
 _DONE = 128  # i32: pieces finished by workers; the sign bit says that the caller sleeps on it
 _LOCK, _WORKERS, _REFUSED = 256, 260, 264
+_CPU = 268  # u32: where the caller ran when it last woke workers
 _PARKED = 384
 
 # A claim holds 16 bits of pieces and 12 of seats; three pieces for each of 4095 threads fit.
@@ -47,6 +48,10 @@ _BUSY_WAIT = {
 # System calls by number: a libc has neither futex() nor, in every version, a getpid() that is not cached.
 _FUTEX = {"x86_64": 202, "aarch64": 98}
 _GETPID = {"x86_64": 39, "aarch64": 172}
+_GETCPU = {"x86_64": 309, "aarch64": 168}
+_YIELD = {"x86_64": 24, "aarch64": 124}
+_SETAFFINITY = {"x86_64": 203, "aarch64": 122}
+_GETAFFINITY = {"x86_64": 204, "aarch64": 123}
 
 # The low six bits of MXCSR are sticky exception flags, not control; FPCR holds control only.
 _CONTROL_REGISTER = {
@@ -291,7 +296,11 @@ publish:
   br i1 %asleep, label %wake, label %work
 
 wake:
+  %cpu_place = getelementptr i8, ptr %page, i64 $cpu
+  %placed = call i64 (i64, ...) @syscall(i64 $getcpu, ptr %cpu_place, ptr null, ptr null)
   %woken = call i64 (i64, ...) @syscall(i64 $futex, ptr %page, i64 129, i64 %seats64)
+  ; One that was woken on this processor gets to run, and goes to another.
+  %yielded = call i64 (i64, ...) @syscall(i64 $yield_)
   br label %work
 
 work:
@@ -508,11 +517,52 @@ park:
 sleep:
   %expected = and i64 %last, 4294967295
   %waited = call i64 (i64, ...) @syscall(i64 $futex, ptr %page, i64 128, i64 %expected, ptr null)
+  call void @treadle_pool_apart(ptr %page)
   br label %slept
 
 slept:
   %uncounted = atomicrmw sub ptr %parked_place, i32 1 seq_cst
   br label %watch
+}
+
+; A kernel may wake a worker on the processor of its caller, where it only takes turns with it, and may leave it
+; there for as long as a whole burst of calls. Then the worker leaves that processor, and takes back the set that
+; it is allowed: nothing is pinned. What the system refuses is left as it is.
+define internal void @treadle_pool_apart(ptr %page) nounwind noinline {
+entry:
+  %mine_place = alloca i32, align 4
+  %mask = alloca [16 x i64], align 8
+  %theirs_place = getelementptr i8, ptr %page, i64 $cpu
+  %asked = call i64 (i64, ...) @syscall(i64 $getcpu, ptr %mine_place, ptr null, ptr null)
+  %mine = load i32, ptr %mine_place, align 4
+  %theirs = load i32, ptr %theirs_place, align 4
+  %same = icmp eq i32 %mine, %theirs
+  br i1 %same, label %read, label %leave
+
+read:
+  %bytes = call i64 (i64, ...) @syscall(i64 $getaffinity, i64 0, i64 128, ptr %mask)
+  %known = icmp sgt i64 %bytes, 0
+  %within = icmp ult i32 %mine, 1024
+  %both = and i1 %known, %within
+  br i1 %both, label %move, label %leave
+
+move:
+  %cpu = zext i32 %mine to i64
+  %word = lshr i64 %cpu, 6
+  %place = getelementptr i64, ptr %mask, i64 %word
+  %number = and i64 %cpu, 63
+  %bit = shl i64 1, %number
+  %others = xor i64 %bit, -1
+  %old = load i64, ptr %place, align 8
+  %without = and i64 %old, %others
+  store i64 %without, ptr %place, align 8
+  %moved = call i64 (i64, ...) @syscall(i64 $setaffinity, i64 0, i64 %bytes, ptr %mask)
+  store i64 %old, ptr %place, align 8
+  %back = call i64 (i64, ...) @syscall(i64 $setaffinity, i64 0, i64 %bytes, ptr %mask)
+  br label %leave
+
+leave:
+  ret void
 }
 
 ; Start workers until there are `wanted`; how many there are. They inherit the caller's signal mask, so every
@@ -640,6 +690,10 @@ def pool_module(triple: str, embed: bool = False) -> str:
         linkage="internal" if embed else "dso_local",
         futex=_FUTEX[architecture],
         getpid=_GETPID[architecture],
+        getcpu=_GETCPU[architecture],
+        yield_=_YIELD[architecture],
+        getaffinity=_GETAFFINITY[architecture],
+        setaffinity=_SETAFFINITY[architecture],
         wipe_on_fork=18,
         most_threads=_MOST_THREADS,
         worker_spins=_WORKER_SPINS,
@@ -659,6 +713,7 @@ def pool_module(triple: str, embed: bool = False) -> str:
         lock=_LOCK,
         workers=_WORKERS,
         refused=_REFUSED,
+        cpu=_CPU,
         parked=_PARKED,
     )
     return body if embed else f'target triple = "{triple}"\n{body}'

@@ -7,6 +7,8 @@ import errno
 import os
 import platform
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -438,3 +440,22 @@ def test_another_system_is_refused_by_name() -> None:
     with pytest.raises(Unsupported, match="darwin") as caught:
         pool_module("arm64-apple-darwin")
     assert caught.value.code == "TD0509"
+
+
+def test_workers_keep_the_processors_they_are_allowed() -> None:
+    """One that leaves its caller's processor is not pinned: whatever happened, it may run where the process may."""
+    program = """
+import os, time
+import numpy as np
+import treadle as td
+f = td.jit(lambda x: np.sin(x).sum())
+x = np.ones(1 << 20, np.float32)
+for _ in range(5):
+    f(x)
+    time.sleep(0.01)
+names = {t: open(f"/proc/self/task/{t}/comm").read().strip() for t in os.listdir("/proc/self/task")}
+workers = [int(t) for t, name in names.items() if name == "treadle"]
+assert workers or len(os.sched_getaffinity(0)) == 1
+assert all(os.sched_getaffinity(t) == os.sched_getaffinity(0) for t in workers)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, env={**os.environ, "TREADLE_CACHE": "0"})
