@@ -295,6 +295,7 @@ def names_of(signature: inspect.Signature, given: Any, what: str, function: str)
                 raise InvalidValue(
                     f"{what}: {function}{spelt(list(signature.parameters.values()))} has no parameter number {each}",
                     code="TD0623",
+                    edit="count the parameters from 0, or name them",
                 )
             found.append(parameters[each])
         elif each not in parameters:

@@ -287,7 +287,7 @@ def static_int(x: Any, what: str) -> int:
         return int(x.__index__())
     except AttributeError:
         raise TypeMismatch(
-            f"{what} is a {type(x).__name__}, an integer is needed", code="TD0812", location=here()
+            f"{what} is a {type(x).__name__}, an integer is needed", code="TD0812", location=here(), edit="give an int"
         ) from None
 
 

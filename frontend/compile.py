@@ -267,7 +267,9 @@ class Compilation:
         number = int(turn) if turn.isdigit() else 1
         if (turn and not turn.isdigit()) or not 1 <= number <= len(found):
             known = ", ".join(step.name for step in self.steps)
-            raise InvalidValue(f"no pass {name!r} in this pipeline; it has {known}", code="TD0630")
+            raise InvalidValue(
+                f"no pass {name!r} in this pipeline; it has {known}", code="TD0630", edit="treadle passes lists them"
+            )
         return found[number - 1]
 
     def text(self, stage: str) -> str:

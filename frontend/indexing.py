@@ -484,7 +484,10 @@ def place_ones(x: Tracer) -> Tracer:
 def _mode(mode: str | None) -> Mode:
     if mode not in _MODES:
         raise InvalidValue(
-            f"mode {mode!r} is none of raise, clip, wrap, fill, drop, promise_in_bounds", code="TD0822", location=here()
+            f"mode {mode!r} is none of raise, clip, wrap, fill, drop, promise_in_bounds",
+            code="TD0822",
+            location=here(),
+            edit="mode='clip'",
         )
     return _MODES[mode]
 

@@ -77,6 +77,7 @@ class Model:
                 f"{self.name} takes ({', '.join(self.names)}); {len(args)} by position and "
                 f"{', '.join(kwargs) or 'none'} by name were given",
                 code="TD0620",
+                edit="give each once, by position or by name",
             )
         return [
             leaf

@@ -76,7 +76,9 @@ def member(module: ModuleType, name: str, ours: str) -> Any:
             f"{ours} has no {name!r}", code="TD0600", edit=f"did you mean {near[0]}?" if near else None, location=here()
         )
     if isinstance(found, ModuleType):
-        raise UnknownName(f"{ours} has no {name!r}; NumPy's is numpy.{name}", code="TD0600", location=here())
+        raise UnknownName(
+            f"{ours} has no {name!r}; NumPy's is numpy.{name}", code="TD0600", location=here(), edit=f"numpy.{name}"
+        )
     if isinstance(found, np.ufunc) or (callable(found) and not isinstance(found, type)):
         wrapped = _made.get(found)
         if wrapped is None:

@@ -107,7 +107,9 @@ def _within(name: str, value: Any, low: float, high: float) -> None:
     """Numbers are checked; schedules and traced numbers cannot be."""
     if isinstance(value, int | float) and not (low <= value < high):
         bound = f"in [{low:g}, {high:g})" if high < math.inf else f"{low:g} or more, and finite"
-        raise InvalidValue(f"{name}={value} must be {bound}", code="TD0720", location=here())
+        raise InvalidValue(
+            f"{name}={value} must be {bound}", code="TD0720", location=here(), edit=f"give a {name} that is {bound}"
+        )
 
 
 @spoken

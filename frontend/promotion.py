@@ -56,7 +56,12 @@ def loop(
     """The dtypes that the ufunc takes and gives for these operands. TD0816 where NumPy has no loop for them."""
     found = _loop(ufunc, operands, dtype, signature, casting, reduction)
     if isinstance(found, str):
-        raise TypeMismatch(f"{ufunc.__name__}: {found}", code="TD0816", location=here())
+        raise TypeMismatch(
+            f"{ufunc.__name__}: {found}",
+            code="TD0816",
+            location=here(),
+            edit="convert one of the operands with .astype",
+        )
     return found
 
 

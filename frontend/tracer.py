@@ -105,7 +105,7 @@ class Tracer:
 
     def __len__(self) -> int:
         if self.ndim == 0:
-            raise TypeMismatch("len() of a traced scalar", code="TD0804", location=here())
+            raise TypeMismatch("len() of a traced scalar", code="TD0804", location=here(), edit="use x.size")
         size = self.shape[0]
         if isinstance(size, SymbolicDim):
             raise self._refuse(
@@ -200,7 +200,9 @@ class Tracer:
 
     def __iter__(self) -> Iterator[Tracer]:
         if self.ndim == 0:
-            raise TypeMismatch("a traced scalar cannot be iterated over", code="TD0804", location=here())
+            raise TypeMismatch(
+                "a traced scalar cannot be iterated over", code="TD0804", location=here(), edit="x[None] has one axis"
+            )
         size = self.shape[0]
         if isinstance(size, SymbolicDim):
             raise self._refuse(
@@ -587,11 +589,19 @@ class Tracer:
     def __getattr__(self, name: str) -> Any:
         if hasattr(np.ndarray, name) and not name.startswith("__"):
             raise TypeMismatch(
-                f"a traced array has no {name}: it has no memory of its own", code="TD0815", location=here()
+                f"a traced array has no {name}: it has no memory of its own",
+                code="TD0815",
+                location=here(),
+                edit="read it outside of the jitted function",
             )
         if name.startswith("__"):
             raise AttributeError(f"a traced array has no attribute {name!r}")
-        raise UnknownName(f"a traced array has no attribute {name!r}", code="TD0825", location=here())
+        raise UnknownName(
+            f"a traced array has no attribute {name!r}",
+            code="TD0825",
+            location=here(),
+            edit="use a NumPy function of the array",
+        )
 
 
 @dataclass(frozen=True)

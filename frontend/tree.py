@@ -80,7 +80,11 @@ class TreeDef:
         """The tree with this structure and these leaves; TD0610 when their number is wrong."""
         given = list(leaves)
         if len(given) != self.leaves:
-            raise InvalidValue(f"the structure has {self.leaves} leaves, {len(given)} were given", code="TD0610")
+            raise InvalidValue(
+                f"the structure has {self.leaves} leaves, {len(given)} were given",
+                code="TD0610",
+                edit=f"give {self.leaves}, as td.tree.leaves does",
+            )
         return _build(self, iter(given))
 
     def leaves_of(self, tree: Any, root: str = "") -> list[Any]:
@@ -90,11 +94,19 @@ class TreeDef:
             return [tree]
         if self.kind == "static":
             if spelling(tree) != str(self):
-                raise TypeMismatch(f"{root} is {spelling(tree)}, and was {self} when it was compiled", code="TD0612")
+                raise TypeMismatch(
+                    f"{root} is {spelling(tree)}, and was {self} when it was compiled",
+                    code="TD0612",
+                    edit="pass the same kind of container, or make the argument static",
+                )
             return []
         given = _children(tree)
         if not is_node(tree) or given.keys() != dict.fromkeys(self.keys).keys():
-            raise TypeMismatch(f"{root} has the structure {structure(tree)}, not {self}", code="TD0612")
+            raise TypeMismatch(
+                f"{root} has the structure {structure(tree)}, not {self}",
+                code="TD0612",
+                edit="pass containers of the same kinds and keys",
+            )
         steps = zip(_steps(self), self.keys, self.children, strict=True)
         return [leaf for step, key, child in steps for leaf in child.leaves_of(given[key], root + step)]
 

@@ -42,7 +42,9 @@ def load_function(spec: str) -> Callable[..., Any]:
             edit="dump, run and bench take it, too; inspect shows what a saved model holds",
         )
     if not path.is_file():
-        raise InvalidValue(f"no file {file!r}; a function is named file.py:name", code="TD0650")
+        raise InvalidValue(
+            f"no file {file!r}; a function is named file.py:name", code="TD0650", edit="give the path from here"
+        )
     module = module_of(path)
     known = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_") and not isinstance(v, type)]
     own = [n for n in known if getattr(vars(module)[n], "__module__", None) == module.__name__] or known
@@ -58,7 +60,11 @@ def load_function(spec: str) -> Callable[..., Any]:
         raise InvalidValue(f"{file} has no {name!r}; {hint}", code="TD0650")
     found: Any = getattr(module, name)
     if not callable(found):
-        raise TypeMismatch(f"{spec} is of type {type(found).__name__}, not a function", code="TD0650")
+        raise TypeMismatch(
+            f"{spec} is of type {type(found).__name__}, not a function",
+            code="TD0650",
+            edit="name a function of the file",
+        )
     function: Callable[..., Any] = found
     return function
 
@@ -67,7 +73,7 @@ def module_of(path: Path) -> ModuleType:
     """The file, run as a module; what it imports from its own directory is found there."""
     found = importlib.util.spec_from_file_location(path.stem, path)
     if found is None or found.loader is None:
-        raise InvalidValue(f"{path} is not a Python file", code="TD0650")
+        raise InvalidValue(f"{path} is not a Python file", code="TD0650", edit="give a file that ends in .py")
     module = importlib.util.module_from_spec(found)
     sys.modules.setdefault(path.stem, module)
     sys.path.insert(0, str(path.resolve().parent))
@@ -77,7 +83,9 @@ def module_of(path: Path) -> ModuleType:
         where = Location(
             error.filename or str(path), error.lineno or 1, "", error.offset or 0, (error.text or "").rstrip()
         )
-        raise InvalidValue(f"{path} is not Python: {error.msg}", code="TD0650", location=where) from None
+        raise InvalidValue(
+            f"{path} is not Python: {error.msg}", code="TD0650", location=where, edit=f"python {path} says where"
+        ) from None
     finally:
         sys.path.pop(0)
     return module
@@ -116,7 +124,9 @@ def load_array(file: str) -> np.ndarray[Any, Any]:
     except OSError as error:
         raise file_problem(error, file) from None
     except ValueError as error:
-        raise InvalidValue(f"{file} is not an array that numpy.save wrote: {error}", code="TD0651") from None
+        raise InvalidValue(
+            f"{file} is not an array that numpy.save wrote: {error}", code="TD0651", edit="save it with numpy.save"
+        ) from None
     if not isinstance(found, np.ndarray):
         raise InvalidValue(f"{file} holds several arrays", code="TD0651", edit="save each with numpy.save")
     return found

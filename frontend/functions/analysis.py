@@ -134,7 +134,12 @@ def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> An
     elif len(varargs) == len(axes):
         steps = list(varargs)
     else:
-        raise TypeMismatch("invalid number of arguments", code="TD0822", location=here())
+        raise TypeMismatch(
+            "invalid number of arguments",
+            code="TD0822",
+            location=here(),
+            edit="one spacing for all axes, or one for each",
+        )
     if edge_order not in (1, 2):
         raise _wrong("'edge_order' greater than 2 not supported")
     kind = x.value.dtype

@@ -172,7 +172,10 @@ def arange(*bounds: Any, dtype: Any = None, device: Any = None, like: Any = None
             given[place] = named.pop(name)
     if named:
         raise TypeMismatch(
-            f"arange() got an unexpected keyword argument {next(iter(named))!r}", code="TD0822", location=here()
+            f"arange() got an unexpected keyword argument {next(iter(named))!r}",
+            code="TD0822",
+            location=here(),
+            edit="it takes start, stop, step and dtype",
         )
     if len(given) == 4:
         dtype = given.pop()
@@ -295,7 +298,9 @@ def geomspace(start: Any, stop: Any, num: Any = 50, endpoint: bool = True, dtype
 
 def meshgrid(*xi: Any, copy: bool = True, sparse: bool = False, indexing: str = "xy") -> tuple[Tracer, ...]:
     if indexing not in ("xy", "ij"):
-        raise InvalidValue("Valid values for `indexing` are 'xy' and 'ij'.", code="TD0822", location=here())
+        raise InvalidValue(
+            "Valid values for `indexing` are 'xy' and 'ij'.", code="TD0822", location=here(), edit="indexing='ij'"
+        )
     values = [unwrap(lift(x)) for x in xi]
     flat = [reshape(value, (value.tensor.size,)) for value in values]
     rank = len(flat)

@@ -172,7 +172,10 @@ def _within(a: Any, bound: Any) -> Any:
 def _mode(mode: Any) -> Mode:
     if mode not in ("raise", "wrap", "clip"):
         raise InvalidValue(
-            f"clipmode must be one of 'clip', 'raise', or 'wrap' (got {mode!r})", code="TD0822", location=here()
+            f"clipmode must be one of 'clip', 'raise', or 'wrap' (got {mode!r})",
+            code="TD0822",
+            location=here(),
+            edit="mode='clip'",
         )
     found: Mode = mode
     return found

@@ -162,7 +162,12 @@ def rollaxis(a: Any, axis: Any, start: Any = 0) -> Tracer:
     place = static_int(start, "start")
     place = place + value.rank if place < 0 else place
     if not 0 <= place <= value.rank:
-        raise arrays.AxisOutOfRange(f"start {start} is outside 0..{value.rank}", code="TD0822", location=here())
+        raise arrays.AxisOutOfRange(
+            f"start {start} is outside 0..{value.rank}",
+            code="TD0822",
+            location=here(),
+            edit=f"a start from 0 to {value.rank}",
+        )
     order = [i for i in range(value.rank) if i != number]
     order.insert(place - (number < place), number)
     return wrap(permute(value, order))

@@ -367,7 +367,7 @@ def tensorsolve(a: Any, b: Any, axes: Any = None) -> Tracer:
 def tensorinv(a: Any, ind: int = 2) -> Tracer:
     x = lift(a)
     if ind <= 0:
-        raise InvalidValue("Invalid ind argument.", code="TD0822", location=here())
+        raise InvalidValue("Invalid ind argument.", code="TD0822", location=here(), edit="an ind above 0")
     first, second = x.shape[:ind], x.shape[ind:]
     rows: Dim = 1
     for n in first:

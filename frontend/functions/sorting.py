@@ -112,14 +112,21 @@ def _places(a: Any, kth: Any, axis: Any) -> None:
     for k in kth if isinstance(kth, tuple | list | np.ndarray) else (kth,):
         place = static_int(k, "kth")
         if type(size) is int and not -size <= place < size:
-            raise InvalidValue(f"kth(={place}) out of bounds ({size})", code="TD0822", location=here())
+            raise InvalidValue(
+                f"kth(={place}) out of bounds ({size})",
+                code="TD0822",
+                location=here(),
+                edit=f"a kth from {-size} to {size - 1}",
+            )
 
 
 def searchsorted(a: Any, v: Any, side: Any = "left", sorter: Any = None) -> Tracer:
     if sorter is not None:
         a = take(a, sorter)
     if side not in ("left", "right"):
-        raise InvalidValue(f"side must be 'left' or 'right' (got {side!r})", code="TD0822", location=here())
+        raise InvalidValue(
+            f"side must be 'left' or 'right' (got {side!r})", code="TD0822", location=here(), edit="side='left'"
+        )
     x, y = lift(a), lift(v)
     if x.ndim != 1:
         raise InvalidValue(

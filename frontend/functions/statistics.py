@@ -143,7 +143,7 @@ def _known_quantile(ordered: Value, q: Any, method: str, whole: float, given: DT
             function(np.zeros(2, given.numpy if given.numpy.kind in "iuf" else np.float32), q, method=method)
         )
     except (ValueError, TypeError) as error:
-        raise InvalidValue(str(error), code="TD0822", location=here()) from None
+        raise InvalidValue(str(error), code="TD0822", location=here(), edit="method='linear'") from None
     low = np.floor(places).astype(np.int64)
     part = places - low
     kind = given if given.numpy.kind not in "iuf" else dtype_argument(sample.dtype) or given

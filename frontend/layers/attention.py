@@ -94,7 +94,10 @@ def _three(query: Any, key: Any, value: Any) -> tuple[Value, Value, Value, DType
 def _check_ranks(q: Value, k: Value, v: Value, form: str) -> None:
     if q.rank < 3 or k.rank != q.rank or v.rank != q.rank:
         raise ShapeMismatch(
-            f"attention: query {q.type}, key {k.type}, value {v.type} must be {form}", code="TD0833", location=here()
+            f"attention: query {q.type}, key {k.type}, value {v.type} must be {form}",
+            code="TD0833",
+            location=here(),
+            edit="split the heads off with reshape and transpose",
         )
 
 
