@@ -1078,9 +1078,8 @@ class _Gemm:
         """A sum and the next of its products: row `row` of the panel, or where the axes of the depth stand at `at`."""
         matrices, words, together = self.matrices, self.plan.words, self.together
         depth = matrices.depth
-        here = [(axis, place * together) for axis, place in zip(depth, [*at[:-1], at[-1] + start])] if depth else []
-        if len(here) > 1:
-            here[:-1] = list(zip(depth, at[:-1]))
+        *outer, last = at
+        here = list(zip(depth, [*outer, (last + start) * together]))
         left: Expr
         if self.left is not None:
             place = self.left_row(self.at, self.row(rows, r)) + (row + start) * together
