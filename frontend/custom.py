@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from ..ir.errors import TypeMismatch
+from ..ir.errors import TreadleError, TypeMismatch
 from ..ir.graph import Graph
 from ..ir.ops.custom import CustomJvp, CustomVjp
 from ..ir.types import TensorType
@@ -24,6 +24,7 @@ from .arguments import signature_of
 from .arrays import lift as lift_array
 from .trace import LeafSpec, current, here, operation
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
+from .transforms import function_of, name_of, numbers_of, places_of
 from .tree import TreeDef
 from .userline import definition
 
@@ -32,9 +33,9 @@ class _Custom(ABC):
     """What both have in common: arguments that are differentiated and arguments that are not."""
 
     def __init__(self, fun: Callable[..., Any], nondiff_argnums: Sequence[int] = ()) -> None:
+        self.fun = function_of(fun, f"td.{type(self).__name__}", f"@td.{type(self).__name__} above the function")
         functools.update_wrapper(self, fun)
-        self.fun = fun
-        self.nondiff = tuple(nondiff_argnums)
+        self.nondiff = numbers_of(nondiff_argnums, name_of(fun), "nondiff_argnums")[1]
 
     @property
     def name(self) -> str:
@@ -75,10 +76,11 @@ class _Call:
 
     def __init__(self, custom: _Custom, args: tuple[Any, ...]) -> None:
         self.custom = custom
-        fixed = {number % len(args) for number in custom.nondiff} if args else set()
-        self.fixed = tuple(arg for i, arg in enumerate(args) if i in fixed)
-        moved = [arg for i, arg in enumerate(args) if i not in fixed]
-        places = [i for i in range(len(args)) if i not in fixed]
+        # Where the arguments stand that are not differentiated.
+        self.places = sorted(places_of(custom.nondiff, len(args), custom.name, "nondiff_argnums"))
+        self.fixed = tuple(args[i] for i in self.places)
+        moved = [arg for i, arg in enumerate(args) if i not in self.places]
+        places = [i for i in range(len(args)) if i not in self.places]
         flat, self.structure = tree.flatten(tuple(moved))
         leaves = [lift_array(leaf) for leaf in flat]
         paths = self.structure.paths("argument ")
@@ -119,20 +121,38 @@ def _spread(values: Sequence[Any], mask: Sequence[bool]) -> list[Any]:
     return [next(rest) if here else None for here in mask]
 
 
+def _called(function: Callable[..., Any], args: Sequence[Any], what: str, takes: str) -> Any:
+    """What a rule gives for these arguments; TD0708 where it does not take so many."""
+    try:
+        signature_of(function).bind(*args)
+    except TypeError as error:
+        raise TypeMismatch(
+            f"{what} takes {takes}: {error}", code="TD0708", location=definition(function), edit=f"def rule{takes}: ..."
+        ) from None
+    return function(*args)
+
+
 def _fitting(
-    given: Any, structure: TreeDef, types: Sequence[TensorType], mask: Sequence[bool], function: Any, what: str
+    given: Any,
+    structure: TreeDef,
+    types: Sequence[TensorType],
+    mask: Sequence[bool],
+    function: Any,
+    what: str,
+    *,
+    zeros: bool = True,
 ) -> list[Value]:
-    """The leaves of what a rule gave, one for each type that `mask` names; None is zero. TD0708 where they do not
-    fit."""
-    leaves, found = tree.flatten(given, lambda x: x is None)
-    if leaves == [None] and structure.leaves != 1:
+    """The leaves of what a rule gave, one for each type that `mask` names; with `zeros`, None is zero. TD0708 where
+    they do not fit."""
+    leaves, found = tree.flatten(given, (lambda x: x is None) if zeros else None)
+    if given is None and zeros:
         leaves = [None] * structure.leaves
     elif found != structure:
         raise TypeMismatch(
             f"{what} has the structure {found}, {structure} is needed",
             code="TD0708",
             location=definition(function),
-            edit=f"return {structure} there, with None for what is zero",
+            edit=f"return {structure.shown(types)}" + (", or None for what is zero" if zeros else ""),
         )
     values: list[Value] = []
     for leaf, kind, moves, path in zip(leaves, types, mask, structure.paths(""), strict=True):
@@ -141,7 +161,15 @@ def _fitting(
         if leaf is None:
             values.append(Full(0, kind))
             continue
-        tracer = lift_array(leaf)
+        try:
+            tracer = lift_array(leaf)
+        except TreadleError as error:
+            raise TypeMismatch(
+                f"{what}{path} is no array: {error.message}",
+                code="TD0708",
+                location=definition(function),
+                edit=f"an array of {kind}",
+            ) from None
         value = unwrap(tracer)
         if tracer.weak is not None and kind.shape == () and value.dtype is not kind.dtype:
             value = lift(leaf, Full(0, kind)) if not isinstance(leaf, Tracer) else value
@@ -170,7 +198,7 @@ class custom_jvp(_Custom):
 
     def defjvp(self, jvp: Callable[..., Any]) -> Callable[..., Any]:
         """Set the rule, also as a decorator."""
-        self.jvp = jvp
+        self.jvp = function_of(jvp, f"{self.name}.defjvp", "defjvp(rule), with rule(primals, tangents)")
         return jvp
 
     def defjvps(self, *jvps: Callable[..., Any] | None) -> None:
@@ -178,12 +206,24 @@ class custom_jvp(_Custom):
 
         def jvp(primals: Any, tangents: Any) -> Any:
             value = self(*primals)
+            if len(jvps) != len(tangents):
+                raise TypeMismatch(
+                    f"{self.name}.defjvps has {len(jvps)} rules for {len(tangents)} arguments",
+                    code="TD0708",
+                    location=definition(jvp),
+                    edit="a rule for each argument, or None where the derivative is zero",
+                )
             terms = [f(t, value, *primals) for f, t in zip(jvps, tangents, strict=True) if f and t is not None]
             total = terms[0] if terms else None
             for term in terms[1:]:
                 total = tree.map(lambda a, b: a + b, total, term)
             return value, total
 
+        # Faults of the whole are shown at the first of the rules.
+        first = next((f for f in jvps if f is not None), None)
+        if first is not None:
+            jvp.__signature__ = signature_of(jvp)  # type: ignore[attr-defined]
+            jvp.__wrapped__ = first  # type: ignore[attr-defined]
         self.jvp = jvp
 
     def ready(self) -> bool:
@@ -196,11 +236,12 @@ class custom_jvp(_Custom):
         def rule() -> Graph:
             dots = [spec for spec, moves in zip(call.specs, call.moving, strict=True) if moves]
             count = len(call.specs)
+            takes = f"({', '.join([*(f'nondiff{i}' for i in range(len(call.fixed))), 'primals', 'tangents'])})"
 
             def flat(*given: Tracer) -> Any:
                 primals = call.structure.unflatten(given[:count])
                 tangents = call.structure.unflatten(_spread(given[count:], call.moving))
-                found: Any = function(*call.fixed, primals, tangents)
+                found: Any = _called(function, (*call.fixed, primals, tangents), f"the rule of {self.name}", takes)
                 if not isinstance(found, tuple) or len(found) != 2:
                     raise TypeMismatch(
                         f"the rule of {self.name} must return (value, tangent)",
@@ -210,7 +251,8 @@ class custom_jvp(_Custom):
                     )
                 kinds, structure = call.traced.out_types, call.traced.out_tree
                 everything = [True] * len(kinds)
-                _fitting(found[0], structure, kinds, everything, function, f"the value that the rule of {self.name}")
+                what = f"the value that the rule of {self.name} gives"
+                _fitting(found[0], structure, kinds, everything, function, what, zeros=False)
                 what = f"the tangent that the rule of {self.name} gives"
                 return [wrap(v) for v in _fitting(found[1], structure, kinds, call.floats, function, what)]
 
@@ -234,7 +276,8 @@ class custom_vjp(_Custom):
 
     def defvjp(self, fwd: Callable[..., Any], bwd: Callable[..., Any]) -> None:
         """Set both rules."""
-        self.rules = (fwd, bwd)
+        what, edit = f"{self.name}.defvjp", "defvjp(forward, backward)"
+        self.rules = (function_of(fwd, what, edit), function_of(bwd, what, edit))
 
     def ready(self) -> bool:
         return self.rules is not None
@@ -247,9 +290,10 @@ class custom_vjp(_Custom):
 
         def ahead(*given: Tracer) -> Any:
             args = list(call.structure.unflatten(given))
-            for number in sorted({n % (len(args) + len(call.fixed)) for n in self.nondiff}):
-                args.insert(number, call.fixed[sum(m < number for m in self.nondiff)])
-            found: Any = fwd(*args)
+            for place, value in zip(call.places, call.fixed, strict=True):
+                args.insert(place, value)
+            takes = str(signature_of(self.fun))
+            found: Any = _called(fwd, args, f"the rule forward of {self.name}", takes)
             if not isinstance(found, tuple) or len(found) != 2:
                 raise TypeMismatch(
                     f"the rule forward of {self.name} must return (value, residuals)",
@@ -258,7 +302,8 @@ class custom_vjp(_Custom):
                     edit="return value, residuals",
                 )
             what = f"the value that the rule forward of {self.name} gives"
-            return [wrap(v) for v in _fitting(found[0], structure, kinds, everything, fwd, what)], found[1]
+            values = _fitting(found[0], structure, kinds, everything, fwd, what, zeros=False)
+            return [wrap(v) for v in values], found[1]
 
         def rule() -> tuple[Graph, Graph]:
             forward = call.rule(fwd, ahead, call.specs, "rule forward")
@@ -272,11 +317,15 @@ class custom_vjp(_Custom):
 
             def back(*given: Tracer) -> Any:
                 cotangent = structure.unflatten(_spread(given[len(specs) :], call.floats))
-                found: Any = bwd(*call.fixed, residuals.unflatten(given[: len(specs)]), cotangent)
-                if not isinstance(found, tuple) or len(found) != len(call.structure.children):
+                kept = residuals.unflatten(given[: len(specs)])
+                takes = f"({', '.join([*(f'nondiff{i}' for i in range(len(call.fixed))), 'residuals', 'cotangent'])})"
+                found: Any = _called(bwd, (*call.fixed, kept, cotangent), f"the rule backward of {self.name}", takes)
+                wanted = len(call.structure.children)
+                if not isinstance(found, tuple) or len(found) != wanted:
+                    many = f"a tuple of {len(found)}" if isinstance(found, tuple) else tree.structure(found)
                     raise TypeMismatch(
-                        f"the rule backward of {self.name} must return a tuple of {len(call.structure.children)} "
-                        f"cotangents",
+                        f"the rule backward of {self.name} must return a tuple of {wanted} "
+                        f"cotangent{'' if wanted == 1 else 's'}, it returns {many}",
                         code="TD0708",
                         location=definition(bwd),
                         edit="return (cotangent,), one for each argument, or None for zero",

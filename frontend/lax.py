@@ -57,8 +57,8 @@ def _spec(x: Tracer, label: str) -> LeafSpec:
     return LeafSpec(x.weak or "array", x.value.tensor, label)
 
 
-def _specs(leaves: Sequence[Tracer], structure: TreeDef, label: str) -> list[LeafSpec]:
-    return [_spec(x, path) for x, path in zip(leaves, structure.paths(label), strict=True)]
+def _specs(leaves: Sequence[Tracer], paths: Sequence[str]) -> list[LeafSpec]:
+    return [_spec(x, path) for x, path in zip(leaves, paths, strict=True)]
 
 
 def _name(function: Any, otherwise: str) -> str:
@@ -127,7 +127,7 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
 
 def _switch(selector: Value, branches: Sequence[Callable[..., Any]], operands: Any, what: str) -> Any:
     leaves, structure = _lifted(operands)
-    specs = _specs(leaves, structure, "operand")
+    specs = _specs(leaves, structure.paths("operand"))
     bodies = [
         trace_inner(lambda *flat, f=branch: f(*structure.unflatten(flat)), specs, _name(branch, f"branch{i}"))
         for i, branch in enumerate(branches)
@@ -169,7 +169,7 @@ def _met(bodies: Sequence[Traced], what: str) -> tuple[list[TensorType], list[We
                     edit="convert them to one type: .astype(...), np.broadcast_to(...)",
                 )
         for shape, weak in ((k.shape, w) for k, w in given if w is not None):
-            if shape != strong[0].shape or result_type(WEAK[weak], strong[0].dtype) is not strong[0].dtype:
+            if shape != strong[0].shape or not _gives_way(weak, strong[0]):
                 raise TypeMismatch(
                     f"{what}: {path} is a Python {weak} in one branch and {strong[0]} in another",
                     code="TD0841",
@@ -202,17 +202,19 @@ def _told_of_keys(before: Sequence[Tracer], after: Any) -> None:
 
 
 def _settled(
-    trace_body: Callable[[list[LeafSpec]], Traced], carry: list[Tracer], structure: TreeDef, what: str
+    trace_body: Callable[[list[LeafSpec]], Traced], carry: list[Tracer], paths: Sequence[str], what: str
 ) -> tuple[Traced, list[Tracer]]:
     """The body traced until the carry keeps its type; weak Python numbers take the type that the body gives them."""
     for _ in range(8):
-        specs = _specs(carry, structure, "carry")
+        specs = _specs(carry, paths)
         body = trace_body(specs)
         changed = False
         kinds: list[TensorType] = []
         for i, spec in enumerate(specs):
             kind, weak = body.out_types[i], body.out_weak[i]
             if spec.weak is not None and kind.shape == () and (weak != spec.weak or kind != spec.type):
+                if weak is None and not _gives_way(spec.weak, kind):
+                    raise _changed(spec, kind, body.graph.results[i], what)  # 1.5 is no integer
                 new = _next(spec, kind, weak)
                 if (new[0] is not spec.type.dtype) or new[1] != spec.weak:
                     carry[i] = Tracer(convert(unwrap(carry[i]), new[0]), carry[i].owner, new[1])
@@ -220,16 +222,11 @@ def _settled(
                 kinds.append(TensorType((), new[0]))
                 continue
             if weak is not None and spec.weak is None and spec.type.shape == ():
-                if result_type(WEAK[weak], spec.type.dtype) is spec.type.dtype:
+                if _gives_way(weak, spec.type):
                     kinds.append(spec.type)
                     continue
             if kind != spec.type:
-                raise TypeMismatch(
-                    f"{what}: {spec.path} goes in as {spec.type} and comes out as {kind}",
-                    code="TD0842",
-                    location=body.graph.results[i].location or here(),
-                    edit=_carry_edit(spec, kind),
-                )
+                raise _changed(spec, kind, body.graph.results[i], what)
             kinds.append(kind)
         if not changed:
             return _converted(body, kinds), carry
@@ -241,6 +238,11 @@ def _settled(
     )
 
 
+def _gives_way(weak: Weak, kind: TensorType) -> bool:
+    """Whether a Python number beside an array of this dtype takes the dtype, as NumPy has it."""
+    return result_type(WEAK[weak], kind.dtype) is kind.dtype
+
+
 def _next(spec: LeafSpec, kind: TensorType, weak: Weak | None) -> tuple[Any, Weak | None]:
     """What a weak carry becomes, given what the body made of it."""
     assert spec.weak is not None
@@ -248,6 +250,17 @@ def _next(spec: LeafSpec, kind: TensorType, weak: Weak | None) -> tuple[Any, Wea
         return kind.dtype, None
     stronger = _widest([spec.weak, weak])
     return result_type(WEAK[stronger]), stronger
+
+
+def _changed(spec: LeafSpec, kind: TensorType, given: Value, what: str) -> TypeMismatch:
+    """The error for a leaf of a carry that does not keep its type."""
+    return TypeMismatch(
+        f"{what}: {spec.path} goes in as {spec.type} and comes out as {kind}",
+        code="TD0842",
+        # A parameter has the place of the function that it is one of.
+        location=(None if isinstance(given, Parameter) else given.location) or here(),
+        edit=_carry_edit(spec, kind),
+    )
 
 
 def _carry_edit(spec: LeafSpec, kind: TensorType) -> str:
@@ -262,7 +275,7 @@ def _check_tree(got: TreeDef, expected: TreeDef, what: str) -> None:
             f"{what}: the carry goes in as {expected} and comes out as {got}",
             code="TD0842",
             location=here(),
-            edit=f"return {expected}, as it came in",
+            edit=f"return {'one array' if expected.kind == 'leaf' else expected}, as it came in",
         )
 
 
@@ -309,7 +322,7 @@ def _stepped(f: Any, init: Any, xs: Any, length: Any = None, reverse: bool = Fal
         _check_tree(body.out_tree.children[0], carry_tree, "scan")
         return body
 
-    body, carry = _settled(trace_body, carry, carry_tree, "scan")
+    body, carry = _settled(trace_body, carry, carry_tree.paths("carry"), "scan")
     outer, (graph,) = _union([body])
     begin, stacks = tuple([unwrap(x) for x in carry]), tuple([unwrap(x) for x in slices])
     found = Scan(outer, begin, stacks, graph, steps, reverse, chunk=chunk)
@@ -418,18 +431,28 @@ def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_
         return _counted(lambda i, carry: (body_fun(i, carry), ()), init_val, steps, low)[0]
     start, stop = (convert(unwrap(lift(x)), i64) for x in (lower, upper))
 
-    def unfinished(state: Any) -> Any:
-        return wrap(Lt(unwrap(state[0]), unwrap(state[1])))
+    def unfinished(i: Tracer, *leaves: Tracer) -> Any:
+        return wrap(Lt(unwrap(i), stop))
 
-    def step(state: Any) -> Any:
-        i, stop, val = state
-        return i + 1, stop, body_fun(Tracer(i.value, i.owner, "int"), val)
+    begin, carry_tree = _lifted(init_val)
 
-    return while_loop(unfinished, step, (wrap(start), wrap(stop), init_val))[2]
+    def step(i: Tracer, *leaves: Tracer) -> Any:
+        found = body_fun(Tracer(i.value, i.owner, "int"), carry_tree.unflatten(leaves))
+        _told_of_keys(leaves, found)
+        _check_tree(tree.structure(found), carry_tree, "fori_loop")
+        return i + 1, found
+
+    paths, names = ["i", *carry_tree.paths("carry")], ("condition", _name(body_fun, "body"))
+    return carry_tree.unflatten(_while(unfinished, step, [wrap(start), *begin], paths, "fori_loop", names)[1:])
 
 
 def _counted(
-    f: Callable[[Any, Any], tuple[Any, Any]], init: Any, steps: Dim, low: Dim, chunk: int = 0
+    f: Callable[[Any, Any], tuple[Any, Any]],
+    init: Any,
+    steps: Dim,
+    low: Dim,
+    chunk: int = 0,
+    what: str = "fori_loop",
 ) -> tuple[Any, Any]:
     """A scan over the numbers low, low + 1, ... of which nothing is stored."""
     carry, carry_tree = _lifted(init)
@@ -445,10 +468,10 @@ def _counted(
             return found
 
         body = trace_inner(flat, [LeafSpec("int", TensorType((), i64), "i"), *specs], _name(f, "loop"))
-        _check_tree(body.out_tree.children[0], carry_tree, "fori_loop")
+        _check_tree(body.out_tree.children[0], carry_tree, what)
         return body
 
-    body, carry = _settled(trace_body, carry, carry_tree, "fori_loop")
+    body, carry = _settled(trace_body, carry, carry_tree.paths("carry"), what)
     outer, (graph,) = _union([body])
     # The op wants the number before what is captured.
     params = (graph.params[len(outer)], *graph.params[: len(outer)], *graph.params[len(outer) + 1 :])
@@ -471,24 +494,35 @@ def while_loop(
     if max_steps is not None:
         return _bounded(cond_fun, body_fun, carry, carry_tree, static_int(max_steps, "max_steps"))
 
-    def trace_body(specs: list[LeafSpec]) -> Traced:
-        def flat(*leaves: Tracer) -> Any:
-            found = body_fun(carry_tree.unflatten(leaves))
-            _told_of_keys(leaves, found)
-            return found
+    def step(*leaves: Tracer) -> Any:
+        found = body_fun(carry_tree.unflatten(leaves))
+        _told_of_keys(leaves, found)
+        _check_tree(tree.structure(found), carry_tree, "while_loop")
+        return found
 
-        body = trace_inner(flat, specs, _name(body_fun, "body"))
-        _check_tree(body.out_tree, carry_tree, "while_loop")
-        return body
+    def going(*leaves: Tracer) -> Any:
+        return cond_fun(carry_tree.unflatten(leaves))
 
-    body, carry = _settled(trace_body, carry, carry_tree, "while_loop")
-    specs = _specs(carry, carry_tree, "carry")
-    condition = trace_inner(
-        lambda *flat: _truth(cond_fun(carry_tree.unflatten(flat))), specs, _name(cond_fun, "condition")
-    )
-    outer, (test, step) = _union([condition, body])
-    found = While(outer, tuple([unwrap(x) for x in carry]), test, step)
-    return _wrapped(found, len(carry), [x.weak for x in carry], carry_tree)
+    names = _name(cond_fun, "condition"), _name(body_fun, "body")
+    return carry_tree.unflatten(_while(going, step, carry, carry_tree.paths("carry"), "while_loop", names))
+
+
+def _while(going: Any, step: Any, carry: list[Tracer], paths: list[str], what: str, names: tuple[str, str]) -> Any:
+    """The leaves of a carry after as many steps as `going` of them says."""
+    body, carry = _settled(lambda specs: trace_inner(step, specs, names[1]), carry, paths, what)
+    steady = [
+        param is result for param, result in zip(body.graph.params[-len(carry) :], body.graph.results, strict=True)
+    ]
+
+    def tested(*leaves: Tracer) -> Tracer:
+        found = _truth(going(*leaves))
+        _told_of_keys(leaves, [leaf if same else 0 for leaf, same in zip(leaves, steady, strict=True)])
+        return found
+
+    condition = trace_inner(tested, _specs(carry, paths), names[0])
+    outer, (test, once) = _union([condition, body])
+    found = While(outer, tuple([unwrap(x) for x in carry]), test, once)
+    return [wrap(Get(found, i), x.weak) for i, x in enumerate(carry)]
 
 
 def _truth(x: Any) -> Tracer:
@@ -504,11 +538,35 @@ def _truth(x: Any) -> Tracer:
 
 
 def _bounded(cond_fun: Any, body_fun: Any, carry: list[Tracer], carry_tree: TreeDef, steps: int) -> Any:
-    def step(i: Any, state: Any) -> tuple[Any, Any]:
-        going = _truth(cond_fun(state))
-        return cond(going, body_fun, lambda value: value, state), ()
+    if steps < 0:
+        raise InvalidValue(
+            f"while_loop: max_steps is {steps}, less than none",
+            code="TD0843",
+            location=here(),
+            edit="the most steps that any call needs, or none: max_steps=None",
+        )
 
-    last = _counted(step, carry_tree.unflatten(carry), steps, 0)[0]
+    def fitting(value: Any) -> Any:
+        """The body, held to the types of the carry, of which a branch would speak as its own."""
+        found = body_fun(value)
+        after, after_tree = _lifted(found)
+        _check_tree(after_tree, carry_tree, "while_loop")
+        for spec, new in zip(_specs(tree.leaves(value), carry_tree.paths("carry")), after, strict=True):
+            kind = new.value.tensor
+            # A Python number gives way to an array's type, whichever of both it is.
+            if kind.shape == spec.type.shape and (
+                kind == spec.type
+                or (new.weak is not None and (spec.weak is not None or _gives_way(new.weak, spec.type)))
+                or (new.weak is None and spec.weak is not None and _gives_way(spec.weak, kind))
+            ):
+                continue
+            raise _changed(spec, kind, new.value, "while_loop")
+        return found
+
+    def step(i: Any, state: Any) -> tuple[Any, Any]:
+        return cond(_truth(cond_fun(state)), fitting, lambda value: value, state), ()
+
+    last = _counted(step, carry_tree.unflatten(carry), steps, 0, what="while_loop")[0]
     done = e.Not(unwrap(_truth(cond_fun(last))))
     leaves, structure = _lifted(last)
     return structure.unflatten(wrap(e.Finished(x.value, broadcast(done, x.shape), steps), x.weak) for x in leaves)

@@ -29,6 +29,7 @@ from ..passes import remat as rematerialize
 from . import tree
 from .arguments import signature_of
 from .arrays import lift as lift_array
+from .arrays import static_dim
 from .jit import jit
 from .trace import LeafSpec, current, here, operation
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
@@ -68,23 +69,23 @@ def value_and_grad(
     remat: str | int | None = None,
 ) -> Callable[..., Any]:
     """As `grad`, but (value, gradient); with `has_aux`, ((value, aux), gradient)."""
+    fun = function_of(fun, "td.grad")
     if remat is not None:
         fun = checkpoint(fun, policy=remat)
-    several = not isinstance(argnums, int)
-    wanted = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
+    several, wanted = numbers_of(argnums, name_of(fun))
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         name = name_of(fun)
-        positions = [_position(number, len(args), name) for number in wanted]
+        positions = places_of(wanted, len(args), name)
         point = Point(fun, args, kwargs, positions, name)
         results, aux = point.results(has_aux)
-        if len(results) != 1 or results[0].rank != 0 or results[0].dtype.kind != "float":
-            found = results[0].type if len(results) == 1 else f"{len(results)} values"
+        structure = point.out_tree(has_aux)
+        if structure.kind != "leaf" or results[0].rank != 0 or results[0].dtype.kind != "float":
             raise TypeMismatch(
-                f"grad of {name}: its value is {found}, a real scalar is needed",
+                f"grad of {name}: its value is {structure.shown(v.type for v in results)}, a real scalar is needed",
                 code="TD0701",
                 location=here(),
-                edit="reduce it to one number, for example by .sum(), or use td.jacrev",
+                edit=_scalar_edit(structure, results, has_aux),
             )
         one = lift(1, results[0])
         gradients = point.pull(results, [one])
@@ -96,9 +97,22 @@ def value_and_grad(
     return transformed(inside, fun, "value_and_grad", same=True)
 
 
+def _scalar_edit(structure: TreeDef, results: Sequence[Value], has_aux: bool) -> str:
+    if not results:
+        return "return the number that the gradient is of"
+    if structure.kind != "leaf":
+        if structure.kind == "tuple" and len(structure.children) == 2 and not has_aux:
+            return "has_aux=True, if it returns (value, what is carried along)"
+        return f"return the number itself: value{structure.paths()[0]}"
+    if results[0].dtype.kind != "float":
+        return "a float that is real: .astype(np.float64) of a whole number, np.real or np.abs of a complex one"
+    return "reduce it to one number, for example by .sum(), or use td.jacrev"
+
+
 @spoken
 def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """(value, pullback): `pullback(cotangent)` gives a tuple of cotangents, one for each primal."""
+    fun = function_of(fun, "td.vjp", "td.vjp(f, x)")
     value, aux = _primal(fun, primals, has_aux)
 
     def inside(cotangent: Any, *args: Any) -> Any:
@@ -120,6 +134,15 @@ def vjp(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
 def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any], has_aux: bool = False) -> Any:
     """(value, tangent) of `fun` at `primals` along `tangents`, which have their structure, shapes and dtypes
     (TD0703)."""
+    fun = function_of(fun, "td.jvp", "td.jvp(f, (x,), (tx,))")
+    for given, what in ((primals, "primals"), (tangents, "tangents")):
+        if not isinstance(given, list | tuple):
+            raise TypeMismatch(
+                f"jvp of {name_of(fun)}: the {what} are {type(given).__name__}, a tuple of them is needed",
+                code="TD0703",
+                location=here(),
+                edit="td.jvp(f, (x,), (tx,))",
+            )
 
     def inside(args: Any, dots: Any) -> Any:
         point = Point(fun, tuple(args), {}, list(range(len(args))), name_of(fun))
@@ -137,6 +160,7 @@ def jvp(fun: Callable[..., Any], primals: Sequence[Any], tangents: Sequence[Any]
 @spoken
 def linearize(fun: Callable[..., Any], *primals: Any, has_aux: bool = False) -> Any:
     """(value, linear map): the map takes tangents of the primals to the tangent of the value."""
+    fun = function_of(fun, "td.linearize", "td.linearize(f, x)")
     value, aux = _primal(fun, primals, has_aux)
 
     def linear(*tangents: Any) -> Any:
@@ -309,13 +333,23 @@ def hessian(fun: Callable[..., Any], argnums: int | Sequence[int] = 0, has_aux: 
 def _jacobian(
     fun: Callable[..., Any], argnums: int | Sequence[int], has_aux: bool, *, forward: bool
 ) -> Callable[..., Any]:
-    several = not isinstance(argnums, int)
-    wanted = tuple(argnums) if not isinstance(argnums, int) else (argnums,)
+    fun = function_of(fun, "td.jacfwd" if forward else "td.jacrev")
+    several, wanted = numbers_of(argnums, name_of(fun))
 
     def inside(*args: Any, **kwargs: Any) -> Any:
         name = name_of(fun)
-        point = Point(fun, args, kwargs, [_position(number, len(args), name) for number in wanted], name)
+        point = Point(fun, args, kwargs, places_of(wanted, len(args), name), name)
         results, aux = point.results(has_aux)
+        for result, path in zip(results, point.out_tree(has_aux).paths("its value"), strict=True):
+            if not autodiff.differentiable(result):
+                raise TypeMismatch(
+                    f"the Jacobian of {name}: {path} is {result.type}, which has no derivative",
+                    code="TD0701",
+                    location=here(),
+                    edit="has_aux=True and `return value, that` for what is carried along"
+                    if len(results) > 1
+                    else "return floats: .astype(np.float64)",
+                )
         blocks = _blocks_forward(point, results) if forward else _blocks_reverse(point, results)
         structure = point.out_tree(has_aux)
         rows = []
@@ -378,9 +412,9 @@ def vmap(
     fun: Callable[..., Any],
     in_axes: Any = 0,
     out_axes: Any = 0,
-    axis_size: int | None = None,
+    axis_size: Any = None,
     *,
-    chunk_size: int | None = None,
+    chunk_size: Any = None,
 ) -> Callable[..., Any]:
     """`fun` over one more axis of its arguments, as one batched program; over at most `chunk_size` elements at once, if
     it is given.
@@ -389,21 +423,29 @@ def vmap(
     argument; `out_axes` likewise for the results. Errors: TD0710 wrong structure, TD0711 sizes differ or none is known,
     TD0712 an axis that is not there, TD0713 a chunk of no element.
     """
+    fun = function_of(fun, "td.vmap")
     name = name_of(fun)
-    if chunk_size is not None and chunk_size < 1:
+    if chunk_size is not None and (not isinstance(chunk_size, int) or chunk_size < 1):
         raise InvalidValue(
-            f"vmap of {name}: chunk_size is {chunk_size}, at least 1 is needed",
+            f"vmap of {name}: chunk_size is {chunk_size!r}, at least 1 is needed",
             code="TD0713",
             edit="chunk_size=1 or more, or leave it out",
         )
 
     def inside(*args: Any, **kwargs: Any) -> Any:
-        axes = _prefix(in_axes if isinstance(in_axes, int | None) else tuple(in_axes), args, "in_axes", name)
+        axes = _prefix(tuple(in_axes) if isinstance(in_axes, list) else in_axes, args, "in_axes", name)
         leaves, structure = tree.flatten((args, kwargs))
         axes += [0] * (len(leaves) - len(axes))
         paths = _paths(fun, structure)
         values = [unwrap(lift_array(leaf)) for leaf in leaves]
-        size: Dim | None = axis_size
+        size: Dim | None = None if axis_size is None else static_dim(axis_size, "axis_size")
+        if isinstance(size, int) and size < 0:
+            raise InvalidValue(
+                f"vmap of {name}: axis_size is {size}, less than none",
+                code="TD0711",
+                location=here(),
+                edit="axis_size=n, or none: the arguments that are mapped tell it",
+            )
         first = "axis_size"
         fronted: list[Value] = []
         for value, axis, path in zip(values, axes, paths, strict=True):
@@ -531,7 +573,7 @@ def stop_gradient(x: Any) -> Any:
 def checkpoint(
     fun: Callable[..., Any],
     *,
-    policy: str | int | None = None,
+    policy: Any = None,
     prevent_cse: bool = True,
     static_argnums: int | Sequence[int] = (),
 ) -> Callable[..., Any]:
@@ -545,8 +587,9 @@ def checkpoint(
     as a table of the ways to choose that were weighed, with the bytes that are kept and those that the way back has at
     once. Errors: TD0345 for another policy.
     """
+    fun = function_of(fun, "td.checkpoint")
     spelt = "nothing" if policy is None else str(policy)
-    rematerialize.budget_of(spelt)
+    rematerialize.budget_of(spelt if not isinstance(policy, float) else "a float")
     name = name_of(fun)
 
     @functools.wraps(fun)
@@ -630,12 +673,50 @@ def transformed(
     return spoken(call)
 
 
-def _position(number: int, count: int, name: str) -> int:
-    if not -count <= number < count:
-        raise InvalidValue(
-            f"{name}: there is no argument number {number}, {count} were given",
-            code="TD0705",
-            location=here(),
-            edit=f"argnums={count - 1}, the last one" if count else "give the argument by its place, not by its name",
-        )
-    return number % count
+def function_of(fun: Any, what: str, edit: str = "") -> Callable[..., Any]:
+    """What is to be transformed, which has to be a function: TD0624."""
+    if callable(fun):
+        return fun  # type: ignore[no-any-return]
+    raise TypeMismatch(
+        f"{what} takes a function, not {type(fun).__name__}",
+        code="TD0624",
+        location=here(),
+        edit=edit or f"the function itself, and its arguments behind it: {what}(f)(x)",
+    )
+
+
+def numbers_of(argnums: Any, name: str, option: str = "argnums") -> tuple[bool, tuple[int, ...]]:
+    """Whether several arguments are meant, and their numbers: TD0705 for what is no number."""
+    several = isinstance(argnums, list | tuple)
+    wanted = tuple(argnums) if several else (argnums,)
+    for number in wanted:
+        if not isinstance(number, int | np.integer) or isinstance(number, bool):
+            raise TypeMismatch(
+                f"{name}: {option}={argnums!r} does not number arguments",
+                code="TD0705",
+                location=here(),
+                edit=f"{option}=(0,) for the first argument, {option}=(0, 1) for the first two",
+            )
+    return several, tuple(map(int, wanted))
+
+
+def places_of(given: Sequence[int], count: int, name: str, option: str = "argnums") -> list[int]:
+    """The places of arguments numbered from the start or from the end: TD0705."""
+    found: list[int] = []
+    for number in given:
+        if not -count <= number < count:
+            raise InvalidValue(
+                f"{name}: there is no argument number {number}, {count} were given",
+                code="TD0705",
+                location=here(),
+                edit=f"{option}={count - 1}, the last one" if count else "give it by its place, not by its name",
+            )
+        if number % count in found:
+            raise InvalidValue(
+                f"{name}: {option}={tuple(given)} numbers one argument twice",
+                code="TD0705",
+                location=here(),
+                edit="each argument once",
+            )
+        found.append(number % count)
+    return found

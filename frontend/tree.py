@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from itertools import repeat
 from typing import Any
 
 from ..ir.classes import dataclass
@@ -147,21 +148,27 @@ class TreeDef:
         return TreeDef(kind, tuple(range(len(children))), tuple(TreeDef.from_json(child) for child in children))
 
     def __str__(self) -> str:
+        return self.shown(repeat("*"))
+
+    def shown(self, leaves: Iterable[object]) -> str:
+        """The structure with these in the places of its leaves: `{'a': f64[3], 'b': (i64[],)}`."""
+        given = iter(leaves)
         match self.kind:
             case "leaf":
-                return "*"
+                return str(next(given))
             case "none":
                 return "None"
             case "static":
                 return repr(self.value)
+        inside = [child.shown(given) for child in self.children]
+        match self.kind:
             case "list":
-                return f"[{', '.join(str(c) for c in self.children)}]"
+                return f"[{', '.join(inside)}]"
             case "tuple":
-                return f"({', '.join(str(c) for c in self.children)}{',' if len(self.children) == 1 else ''})"
+                return f"({', '.join(inside)}{',' if len(inside) == 1 else ''})"
             case "dict":
-                return f"{{{', '.join(f'{k!r}: {c}' for k, c in zip(self.keys, self.children, strict=True))}}}"
-        shown = ", ".join(f"{k}={c}" for k, c in zip(self.keys, self.children, strict=True))
-        return f"{self.kind.__name__}({shown})"
+                return f"{{{', '.join(f'{k!r}: {c}' for k, c in zip(self.keys, inside, strict=True))}}}"
+        return f"{self.kind.__name__}({', '.join(f'{k}={c}' for k, c in zip(self.keys, inside, strict=True))})"
 
 
 class _Spelt(str):

@@ -207,8 +207,54 @@ def test_rules_that_do_not_fit() -> None:
     refused(backward_pair(lambda x: (x, x), lambda k, c: c), "TD0708", "a tuple of 1")
     refused(backward_pair(lambda x: (x, x), lambda k, c: (c[0],)), "TD0708", "cotangent 0", "f64[], f64[3]")
     refused(backward_pair(lambda x: (x[:1], x), lambda k, c: (c,)), "TD0708", "value", "f64[1], f64[3]")
+    narrow, whole = X.astype("f4"), np.ones(3, int)
+    refused(forward_rule(lambda p, t: ({"a": p[0]}, {"a": t[0] * 1j})), "TD0708", "tangent", "c128[3], f64[3]")
+    refused(forward_rule(lambda p, t: ({"a": p[0]}, {"a": whole})), "TD0708", "i64[3], f64[3]", ".astype('float64')")
+    refused(forward_rule(lambda p, t: ({"a": narrow}, {"a": t[0]})), "TD0708", "value", "f32[3], f64[3]", ".astype")
+    refused(forward_rule(lambda p, t: ({"a": None}, {"a": t[0]})), "TD0708", "value", "{'a': None}", "{'a': f64[3]}")
+    refused(forward_rule(lambda p, t: ({"a": p[0]}, {"a": "t"})), "TD0708", "tangent", "['a'] is no array")
+    refused(forward_rule(lambda p, t: ({"a": p[0]}, {"a": t[0]}, 0)), "TD0708", "(value, tangent)")
+    refused(forward_rule(lambda p: p), "TD0708", "takes (primals, tangents)")
+    ahead = lambda x: (x * 2, x)  # noqa: E731
+    refused(backward_pair(ahead, lambda k, c: (narrow,)), "TD0708", "cotangent 0", "f32[3], f64[3]", ".astype")
+    refused(backward_pair(ahead, lambda k, c: (whole,)), "TD0708", "cotangent 0", "i64[3], f64[3]", ".astype")
+    refused(backward_pair(ahead, lambda k, c: ((c,),)), "TD0708", "cotangent 0", "structure (*,)")
+    refused(backward_pair(ahead, lambda k, c: (c, c)), "TD0708", "a tuple of 1", "a tuple of 2")
+    refused(backward_pair(ahead, lambda k, c: None), "TD0708", "a tuple of 1", "returns None")
+    refused(backward_pair(ahead, lambda c: (c,)), "TD0708", "takes (residuals, cotangent)")
+    refused(backward_pair(lambda x: (narrow, x), lambda k, c: (c,)), "TD0708", "value", "f32[3], f64[3]")
+    refused(backward_pair(lambda x: ((x,), x), lambda k, c: (c,)), "TD0708", "value", "structure (*,)")
+    refused(backward_pair(lambda x, y: (x, y), lambda k, c: (c,)), "TD0708", "takes (x)", "'y'")
     refused(td.custom_vjp(lambda x: x), "TD0706", "defvjp")
     refused(td.custom_jvp(lambda x: x), "TD0706", "defjvp")
+
+
+def test_rules_may_give_arrays_that_are_known() -> None:
+    """A derivative that does not depend on anything is an array of NumPy's like any other."""
+    known = np.array([1.0, 2.0, 3.0])
+    f = td.custom_vjp(lambda x: x * known)
+    f.defvjp(lambda x: (x * known, None), lambda kept, c: (known,))
+    np.testing.assert_array_equal(td.grad(lambda x: np.sum(f(x)))(X), known)
+    g = td.custom_jvp(lambda x: known)
+    g.defjvp(lambda p, t: (known, np.zeros(3)))
+    np.testing.assert_array_equal(td.jvp(g, (X,), (X,))[1], np.zeros(3))
+
+
+def test_rules_by_argument_that_do_not_fit() -> None:
+    """One for each argument; what they give is looked for in the rules of the user's."""
+    product, twice = td.custom_jvp(lambda x, y: x * y), td.custom_jvp(lambda x: x * 2)
+    product.defjvps(lambda t, value, x, y: t * y)
+    twice.defjvps(lambda t, value, x: t[:1])
+    refused(lambda x: product(x, x), "TD0708", "1 rules for 2 arguments", "product.defjvps(lambda")
+    refused(twice, "TD0708", "f64[1], f64[3]", "twice.defjvps(lambda")
+
+
+def test_arguments_that_a_rule_cannot_name() -> None:
+    f = td.custom_vjp(lambda n, x: x**n, nondiff_argnums=(2,))
+    f.defvjp(lambda n, x: (x**n, x), lambda n, x, c: (c,))
+    refused(lambda x: f(3, x), "TD0705", "number 2", "nondiff_argnums")
+    with pytest.raises(td.TreadleError, match="TD0705"):
+        td.custom_jvp(lambda x: x, nondiff_argnums=("x",))  # type: ignore[arg-type]
 
 
 def test_rules_must_be_linear() -> None:

@@ -338,6 +338,48 @@ def test_a_carry_keeps_its_type() -> None:
     refused(another_tree, x, code="TD0842", says=("*", "(*, *)"), line="(c, c)")
 
 
+def test_a_carry_keeps_its_type_whatever_the_loop() -> None:
+    """A bound makes branches of a while loop, and a bound that is data makes a while loop of another: the user wrote
+    neither."""
+
+    def bounded(f: Callable[[Any], Any], init: Any) -> Callable[[Any], Any]:
+        return lambda x: td.lax.while_loop(lambda c: True, f, init, max_steps=3)
+
+    def to_data(f: Callable[[Any, Any], Any], init: Any) -> Callable[[Any], Any]:
+        return lambda x: td.lax.fori_loop(0, np.sum(x).astype(int), f, init)
+
+    x = np.ones(3)
+    narrows = bounded(
+        lambda c: {"h": c["h"].astype(np.float32), "n": c["n"] + 1}, {"h": x, "n": 0}
+    )  # fmt: skip
+    refused(narrows, x, code="TD0842", says=("while_loop: carry['h']", "f64[3]", "f32[3]"), line=".astype(np.float32)")
+    refused(bounded(lambda c: (c[0], c[1][:1]), (0, x)), x, code="TD0842", says=("carry[1]", "f64[1]"), line="c[1][:1]")
+    refused(
+        bounded(lambda c: (c, c), x), x, code="TD0842", says=("while_loop", "(*, *)", "one array"), line="max_steps"
+    )
+    refused(to_data(lambda i, c: {"h": c["h"] > 0}, {"h": x}), x, code="TD0842",
+            says=("fori_loop: carry['h']", "f64[3]", "bool[3]"), line='c["h"] > 0')  # fmt: skip
+    refused(to_data(lambda i, c: [c], x), x, code="TD0842", says=("fori_loop", "[*]"), line="td.lax.fori_loop")
+
+
+def test_numbers_that_a_type_does_not_hold() -> None:
+    """A Python number takes the dtype that the body gives it, as it would beside an array; 1.5 is no whole number."""
+    for init, number in ((1.5, np.int64(2)), (1j, np.float64(2)), (2, np.bool_(True))):
+        for steps, most in ((0, None), (2, 3)):
+            refused(
+                lambda k, init=init, n=most: td.lax.while_loop(lambda c: False, lambda c: k, init, max_steps=n),
+                number, code="TD0842", says=("goes in as",), line="td.lax.while_loop",
+            )  # fmt: skip
+            refused(
+                lambda k, init=init, steps=steps: td.lax.fori_loop(0, steps, lambda i, c: k, init),
+                number, code="TD0842", says=("goes in as",), line="td.lax.fori_loop",
+            )  # fmt: skip
+    for most in (None, 9):
+        f = lambda k, most=most: td.lax.while_loop(lambda c: c < 9, lambda c: c * k, 1, max_steps=most)  # noqa: E731
+        found = td.jit(f)(np.float32(2.5))
+        assert found == 15.625 and found.dtype == np.float32
+
+
 def test_branches_give_one_type() -> None:
     def types(x: Any) -> Any:
         return td.lax.cond(x[0] > 0, lambda: {"a": x}, lambda: {"a": x[:2]})
@@ -371,6 +413,9 @@ def test_loops_say_what_they_need() -> None:
     def scalar(x: Any) -> Any:
         return td.lax.scan(lambda c, a: (c, ()), 0, x[0])
 
+    def less_than_no_step(x: Any) -> Any:
+        return td.lax.while_loop(lambda c: False, lambda c: c, x, max_steps=-1)
+
     def no_pair(x: Any) -> Any:
         return td.lax.scan(lambda c, a: c, 0, x)
 
@@ -380,6 +425,7 @@ def test_loops_say_what_they_need() -> None:
     refused(lengths, x, code="TD0843", says=("xs['b']", "2", "3"), line="td.lax.scan")
     refused(scalar, x, code="TD0843", says=("xs", "no axis"), line="td.lax.scan")
     refused(no_pair, x, code="TD0842", says=("(carry, y)",), line="td.lax.scan")
+    refused(less_than_no_step, x, code="TD0843", says=("max_steps is -1",), line="max_steps=-1")
 
 
 def test_a_while_loop_needs_a_bound_to_be_turned_round() -> None:

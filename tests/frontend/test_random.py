@@ -279,11 +279,22 @@ def test_a_key_of_every_step_is_told_with_both_lines() -> None:
     def while_it_runs(key):
         return td.lax.while_loop(lambda s: s < 3, lambda s: s + td.random.uniform(key, ()) + 0.5, 0.0)
 
+    def while_it_is_told_to(key):
+        return td.lax.while_loop(lambda s: td.random.uniform(s[1], ()) > s[0], lambda s: (s[0] + 1, s[1]), (0.0, key))
+
+    def to_data(key):
+        return td.lax.fori_loop(0, key[1], lambda i, s: s + td.random.normal(key, ()), 0.0)
+
+    def up_to_a_bound(key):
+        return td.lax.while_loop(lambda s: s < 3, lambda s: s + td.random.uniform(key, ()) + 1, 0.0, max_steps=9)
+
     def in_an_inner_loop(key):
         step = lambda k: td.lax.pfor(lambda i: td.random.normal(k, ()), 2).sum()  # noqa: E731
         return td.lax.map(step, td.random.split(key, 3))
 
-    for f in (captured, handed_on, while_it_runs, in_an_inner_loop):
+    for f in (
+        captured, handed_on, while_it_runs, while_it_is_told_to, to_data, up_to_a_bound, in_an_inner_loop,
+    ):  # fmt: skip
         (message,) = reuses(lambda f=f: td.jit(f)(np.array([0, 1], np.uint32)))
         assert "TD0734: all steps of a loop use one key" in message and "fold_in" in message, message
         assert "first" in message and "in every step" in message

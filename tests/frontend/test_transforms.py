@@ -330,12 +330,43 @@ def refused(call: Callable[[], Any], code: str, *says: str, line: str) -> None:
 
 
 def test_gradients_need_one_real_number() -> None:
-    for f, found in (
-        (lambda x: x * 2, "f64[2]"), (lambda x: np.sum(x).astype(int), "i64[]"), (lambda x: np.sum(x) > 1, "bool[]"),
-        (lambda x: (np.sum(x), x), "2 values"), (lambda x: np.sum(x) * 1j, "c128[]"), (lambda x: None, "0 values"),
-    ):  # fmt: skip
-        refused(lambda f=f: td.grad(f)(X), "TD0701", found, "td.jacrev", line="td.grad(f)(X)")
+    for f, found, edit in (
+        (lambda x: x * 2, "f64[2]", "td.jacrev"),
+        (lambda x: np.sum(x).astype(int), "i64[]", ".astype(np.float64)"),
+        (lambda x: np.sum(x) > 1, "bool[]", ".astype(np.float64)"),
+        (lambda x: np.sum(x) * 1j, "c128[]", "np.real"),
+        (lambda x: (np.sum(x), x), "(f64[], f64[2])", "has_aux=True"),
+        (lambda x: {"loss": np.sum(x)}, "{'loss': f64[]}", "value['loss']"),
+        (lambda x: [np.sum(x)], "[f64[]]", "value[0]"),
+        (lambda x: None, "None", "return the number"),
+        (lambda x: "loss", "'loss'", "return the number"),
+    ):
+        refused(lambda f=f: td.grad(f)(X), "TD0701", found, edit, line="td.grad(f)(X)")
+        refused(lambda f=f: td.value_and_grad(f)(X), "TD0701", found, line="td.value_and_grad(f)(X)")
         refused(lambda f=f: td.jit(lambda x: td.grad(f)(x))(X), "TD0701", found, line="td.grad(f)(x)")
+    refused(lambda: td.grad(lambda x: ([x.sum()], 1), has_aux=True)(X), "TD0701", "[f64[]]", line="td.grad")
+
+
+def test_jacobians_are_of_floats() -> None:
+    """A whole number does not move; a matrix of zeros in the place of its derivative would look like one."""
+    for jacobian in (td.jacrev, td.jacfwd):
+        refused(lambda j=jacobian: j(lambda x: x.astype(int))(X), "TD0701", "i64[2]", ".astype", line="j(lambda x")
+        refused(
+            lambda j=jacobian: j(lambda x: {"y": x, "best": np.argmax(x)})(X), "TD0701", "['best'] is i64[]", "has_aux",
+            line="j(lambda x",
+        )  # fmt: skip
+    rows, best = td.jacrev(lambda x: (x * x, np.argmax(x)), has_aux=True)(X)
+    np.testing.assert_array_equal(rows, np.diag(2 * X))
+    assert best == 1
+
+
+def test_only_functions_are_transformed() -> None:
+    for call in (
+        lambda: td.grad(X), lambda: td.value_and_grad(3), lambda: td.vmap(X), lambda: td.jacrev(X),
+        lambda: td.checkpoint(X), lambda: td.jvp(X, (X,), (X,)), lambda: td.vjp(X, X), lambda: td.linearize(X, X),
+        lambda: td.custom_jvp(X), lambda: td.custom_vjp(np.sin).defvjp(X, X), lambda: td.hessian(X),
+    ):  # fmt: skip
+        refused(call, "TD0624", "function", line="lambda: td.")
 
 
 def test_gradients_need_floats() -> None:
@@ -354,10 +385,17 @@ def test_tangents_must_fit() -> None:
     refused(lambda: td.jvp(f, (X,), (X, X)), "TD0703", "structure", line="td.jvp")
     refused(lambda: td.vjp(f, X)[1](np.ones(3)), "TD0703", "f64[3]", "f64[2]", line="td.vjp(f, X)[1]")
     refused(lambda: td.vjp(f, X)[1]((X,)), "TD0703", "structure", line="td.vjp")
+    refused(lambda: td.vjp(f, X)[1](np.arange(2)), "TD0703", "i64[2]", "f64[2]", ".astype('float64')", line="td.vjp")
+    refused(lambda: td.linearize(f, X)[1](X[:1]), "TD0703", "f64[1]", "f64[2]", line="td.linearize")
+    refused(lambda: td.jvp(f, X, X), "TD0703", "ndarray", "td.jvp(f, (x,), (tx,))", line="td.jvp(f, X, X)")
+    refused(lambda: td.jvp(model, (P, X), ({"w": X}, X)), "TD0703", "{'w': *}", "'b'", line="td.jvp(model")
 
 
 def test_arguments_that_are_not_there() -> None:
     refused(lambda: td.grad(model, 2)(P, X), "TD0705", "number 2", line="td.grad(model, 2)")
+    refused(lambda: td.grad(model, "x")(P, X), "TD0705", "argnums='x'", line='td.grad(model, "x")')
+    refused(lambda: td.jacfwd(model, 0.5)(P, X), "TD0705", "argnums=0.5", line="td.jacfwd(model, 0.5)")
+    refused(lambda: td.grad(model, (1, -1))(P, X), "TD0705", "(1, -1)", "twice", line="td.grad(model, (1, -1))")
     refused(lambda: td.grad(np.sum, has_aux=True)(X), "TD0704", "(value, aux)", line="td.grad")
 
 
@@ -372,3 +410,9 @@ def test_axes_that_are_not_there() -> None:
     refused(lambda: td.vmap(lambda x: x, out_axes=None)(a), "TD0710", "out_axes", line="td.vmap")
     refused(lambda: td.vmap(lambda x: x, out_axes=3)(a), "TD0712", "axis 3", line="td.vmap")
     refused(lambda: td.vmap(lambda x: x, out_axes=(0, 0))(a), "TD0710", "out_axes", line="td.vmap")
+    refused(lambda: td.vmap(np.sum, in_axes=0.5)(a), "TD0710", "0.5", line="td.vmap")
+    refused(lambda: td.vmap(np.sum, in_axes="x")(a), "TD0710", "'x'", line="td.vmap")
+    refused(lambda: td.vmap(lambda t: t[0], in_axes=((0, 0, 0),))((a, a)), "TD0710", "(0, 0, 0)", line="td.vmap")
+    refused(lambda: td.vmap(lambda t: t["x"])({"x": a, "y": a.T}), "TD0711", "t['y']", "t['x']", line="td.vmap")
+    refused(lambda: td.vmap(np.ones, axis_size=-1)(), "TD0711", "-1", line="td.vmap")
+    refused(lambda: td.vmap(np.sum, chunk_size=1.5)(a), "TD0713", "1.5", line="td.vmap")
