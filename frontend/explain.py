@@ -23,6 +23,7 @@ def explain(state: State) -> str:
         if previous is not None:
             lines.append(f"  compiled because {difference(previous, key, compiled)}")
         lines += _captured(compiled)
+        lines += _kept(compiled)
         lines += _decisions(compiled)
         previous = key
     return "\n".join(lines)
@@ -55,6 +56,15 @@ def _described(kind: str, tensor: TensorType) -> str:
 
 def _captured(compiled: Compiled) -> list[str]:
     return [f"  constant: {each}" for each in compiled.traced.trace.captured]
+
+
+def _kept(compiled: Compiled) -> list[str]:
+    """What checkpoints keep for the way back, of which ways to choose; those that are alike once."""
+    lines: list[str] = []
+    for text in dict.fromkeys(map(str, compiled.traced.trace.choices)):
+        first, *table = text.splitlines()
+        lines += [f"  checkpoint: {first}", *(f"    {row}" for row in table)]
+    return lines
 
 
 def _decisions(compiled: Compiled) -> list[str]:

@@ -22,6 +22,7 @@ from ..ir.graph import Graph, topological
 from ..ir.location import Location, Origin
 from ..ir.types import TensorType
 from ..ir.value import Array, Constant, DimSize, Full, Get, Parameter, Value
+from ..passes.remat import Told
 from .userline import is_internal, location_of, raised_by_user, user_frame, user_location
 
 Weak = Literal["int", "float", "complex"]
@@ -75,7 +76,7 @@ def _same_bytes(a: Array, b: Array) -> bool:
 class Session:
     """What an outermost trace shares with those inside it."""
 
-    __slots__ = ("captured", "constants", "dims", "keys", "refused", "repeated", "sequence")
+    __slots__ = ("captured", "choices", "constants", "dims", "keys", "refused", "repeated", "sequence")
 
     def __init__(self) -> None:
         self.refused: TreadleError | None = None
@@ -83,6 +84,8 @@ class Session:
         self.dims: dict[str, DimName] = {}
         self.constants: dict[int, tuple[Array, Constant]] = {}
         self.captured: list[Captured] = []
+        # What was chosen to be kept for derivatives of checkpoints.
+        self.choices: list[Told] = []
         # Keys of random numbers that were used: how each is computed, to where, and the key, which must live on.
         self.keys: dict[tuple[Any, ...], tuple[Trace, Location | None, Value]] = {}
         # Uses in every step of a loop that were told of: the draw's line and the loop's.

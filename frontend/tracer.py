@@ -21,6 +21,7 @@ from ..ir.graph import Graph
 from ..ir.location import Location, Origin, at
 from ..ir.types import Shape, TensorType
 from ..ir.value import Parameter, Value
+from ..passes.remat import Told, told
 from . import edits, randomness, tree
 from .sizes import plain, read
 from .trace import Captured, LeafSpec, Trace, Weak, closed, current, here, leaked, operation
@@ -613,6 +614,7 @@ class Traced:
     out_weak: tuple[Weak | None, ...]
     captured: tuple[Captured, ...]
     outer: tuple[Value, ...] = ()
+    choices: tuple[Told, ...] = ()
 
     @property
     def out_types(self) -> tuple[TensorType, ...]:
@@ -689,7 +691,8 @@ def _trace(
         tracers = [Tracer(p, trace, spec.weak) for p, spec in zip(trace.params, specs, strict=True)]
         args, kwargs = rebuild(tracers)
         try:
-            out = fn(*args, **kwargs)
+            with told(trace.session.choices):
+                out = fn(*args, **kwargs)
         except Exception as error:
             refused = trace.session.behind(error)
             if refused is None:
@@ -711,8 +714,8 @@ def _trace(
             from ..passes.autodiff_custom import without_rules
 
             graph = without_rules(graph)
-        captured = tuple(trace.session.captured)
-    return Traced(graph, out_tree, tuple(result.weak for result in results), captured, outer)
+        captured, choices = tuple(trace.session.captured), tuple(trace.session.choices)
+    return Traced(graph, out_tree, tuple(result.weak for result in results), captured, outer, choices)
 
 
 def _returned_as_it_is(leaf: Any) -> bool:

@@ -118,9 +118,10 @@ def _again(op: Checkpoint, tangents: Tangents) -> Tangents:
     dots = {id(body.params[i]): Parameter(f"t{i}", body.params[i].given) for i in moving}
     found = autodiff.push(body.results, dots)
     linear = [t for t in found if t is not None]
-    kept = remat.choose(body, linear, list(dots.values()), op.policy).kept
-    values = inline(body.with_results(kept), op.args)
-    memo: dict[int, Value] = {id(k): After(v, ()) for k, v in zip(kept, values, strict=True)}
+    choice = remat.choose(body, linear, list(dots.values()), op.policy)
+    remat.tell(op, choice)
+    values = inline(body.with_results(choice.kept), op.args)
+    memo: dict[int, Value] = {id(k): After(v, ()) for k, v in zip(choice.kept, values, strict=True)}
     for param, arg in zip(body.params, op.args, strict=True):
         memo.setdefault(id(param), After(arg, ()))
     params = (*body.params, *dots.values())

@@ -16,7 +16,9 @@ between is there at once. That and what is still kept is the peak that a choice 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
@@ -24,7 +26,8 @@ from typing import Any
 from ..ir.dims import SymbolicDim, evaluate, names
 from ..ir.errors import InvalidValue, Unsupported
 from ..ir.graph import Graph
-from ..ir.ops.control import Scan, While
+from ..ir.location import Location
+from ..ir.ops.control import Checkpoint, Scan, While
 from ..ir.ops.families import Composite, Contraction, Control
 from ..ir.types import TensorType
 from ..ir.value import Constant, DimSize, Full, Get, Parameter, Value
@@ -50,6 +53,42 @@ def budget_of(policy: str) -> int | None:
             edit=f"one of {', '.join(POLICIES)}, or a size as '2MB'",
         )
     return int(float(found[1]) * _UNIT[found[2].upper()])
+
+
+@dataclass(frozen=True)
+class Told:
+    """What was chosen for one checkpoint: of which function, by which policy, where the user called it, and the table
+    of the ways to choose."""
+
+    name: str
+    policy: str
+    location: Location | None
+    table: str
+
+    def __str__(self) -> str:
+        where = f"  at {self.location}" if self.location is not None else ""
+        return f"{self.name}, policy {self.policy}{where}\n{self.table}"
+
+
+# Who is told. Nothing is read from here, so that no choice hangs on it.
+_listening: ContextVar[list[Told] | None] = ContextVar("listening", default=None)
+
+
+@contextmanager
+def told(to: list[Told]) -> Iterator[None]:
+    """What is chosen while this is open is added to `to`."""
+    token = _listening.set(to)
+    try:
+        yield
+    finally:
+        _listening.reset(token)
+
+
+def tell(op: Checkpoint, choice: Choice) -> None:
+    """Say what was chosen for a checkpoint."""
+    listening = _listening.get()
+    if listening is not None:
+        listening.append(Told(op.body.name, op.policy, op.location, str(choice)))
 
 
 @dataclass(frozen=True)
@@ -81,15 +120,15 @@ def choose(body: Graph, linear: Sequence[Value], dots: Sequence[Parameter], poli
     budget = budget_of(policy)
     needed = _read_by(linear, dots)
     known = autodiff.reachable_from(needed)
-    if policy == "nothing":
-        return _Network(known, needed, False).choice(())
-    if policy == "everything":
-        return _Network(known, needed, False).choice(needed)
-    if policy == "dots":
-        return _Network(known, needed, False).choice([v for v in known if isinstance(v, Contraction)])
     network = _Network(known, needed, policy == "min_cut")
     if budget is None:
-        return network.cut(network.all_work + 1, 1)
+        none, whole = network.choice(()), network.choice(needed)
+        found = {"nothing": none, "everything": whole}.get(policy)
+        if policy == "dots":
+            found = network.choice([v for v in known if isinstance(v, Contraction)])
+        found = network.cut(network.all_work + 1, 1) if found is None else found
+        # Beside what is chosen, for comparison: all of it again, and nothing.
+        return replace(found, frontier=(none.point, whole.point))
     unknown = sorted({name for v in known if isinstance(v.type, TensorType) for name in v.type.names()})
     if unknown:
         raise Unsupported(

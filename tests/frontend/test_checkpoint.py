@@ -73,6 +73,49 @@ def test_budgets() -> None:
             np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
 
 
+def test_the_plan_shrinks_by_what_is_predicted() -> None:
+    """Between any two ways to choose, the arena differs by what their peaks do, but for the cotangent that is on its
+    way. Layers of a product and a tanh: what a derivative reads is what is made, so there is nothing else to guess."""
+
+    def chain(weights: Any, x: Any) -> Any:
+        for w in weights:
+            x = np.tanh(x @ w)
+        return np.sum(x)
+
+    weights = WEIGHTS + WEIGHTS
+    ways = {}
+    for kept in (0, 1, 2, 3, 4, 6, 11):
+        choice = td.checkpoint(chain, policy=kept * ACTIVATION).frontier(weights, X)
+        assert choice.bytes <= kept * ACTIVATION
+        program = td.jit(td.grad(chain, (0, 1), remat=kept * ACTIVATION)).compile(weights, X)
+        ways[kept] = choice.peak, program.memory_analysis().temp_size_in_bytes
+    for peak, planned in ways.values():
+        for other, instead in ways.values():
+            assert abs((planned - instead) - (peak - other)) <= ACTIVATION + WEIGHTS[0].nbytes, ways
+    # The least is near twice the root of the number of layers.
+    assert min(peak for peak, _ in ways.values()) <= 7 * ACTIVATION <= ways[0][0] / 1.5, ways
+
+
+@pytest.mark.parametrize("policy", ["nothing", "dots", "min_cut", str(3 * ACTIVATION)])
+def test_explain_shows_what_there_was_to_choose(policy: str) -> None:
+    """The same table as `frontier` has, with the function, the policy and the user's line; each checkpoint once."""
+    gradient = td.jit(td.grad(network, (0, 1), remat=policy))
+    gradient(WEIGHTS, X)
+    text = gradient.explain()
+    assert f"checkpoint: network, policy {policy}" in text
+    rows = str(td.checkpoint(network, policy=policy).frontier(WEIGHTS, X)).splitlines()
+    assert len(rows) >= 3 and sum("<- chosen" in row for row in rows) == 1
+    for row in rows:
+        assert row in text
+    layers = td.jit(td.grad(in_layers))
+    layers(WEIGHTS, X)
+    (said,) = [line for line in layers.explain().splitlines() if "checkpoint: " in line]
+    assert "layer, policy nothing  at test_checkpoint.py:" in said
+    plain = td.jit(td.grad(network))
+    plain(WEIGHTS, X)
+    assert "checkpoint: " not in plain.explain()
+
+
 def test_random_draws_stay() -> None:
     """The mask of a dropout that is drawn again is the mask of the way there."""
 
