@@ -128,8 +128,8 @@ class _Widening:
                 return While(self.block(body), self.wide(condition))
             case If(condition, then, otherwise):
                 return If(self.wide(condition), self.block(then), self.block(otherwise))
-            case Fail(when, site):
-                return Fail(self.wide(when), site)
+            case Fail(when, site, found):
+                return Fail(self.wide(when), site, found)
             case Alloc():
                 return stmt
 

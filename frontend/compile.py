@@ -34,7 +34,7 @@ import numpy as np
 from .. import __version__
 from ..ir.classes import dataclass
 from ..ir.dims import show as show_dim
-from ..ir.errors import CheckFailed, InvalidValue, ParseError, TreadleError
+from ..ir.errors import CheckFailed, InvalidValue, OutOfRange, ParseError, TreadleError
 from ..ir.evaluate import evaluate
 from ..ir.fingerprint import fingerprint
 from ..ir.forms import everywhere
@@ -238,6 +238,7 @@ class Compilation:
         """What each failure site of the program means, in the order in which the entry numbers them, and the number in
         `everywhere(graph)` of the value whose line it names: another trace of the same graph has lines of its own."""
         errors = [error for call in calls_of(self.program.body) for error in call.sites]
+        in_kernels = len(errors)
         errors += [promise.error for promise in self.program.requires]
         lines: dict[Location, list[int]] = {}
         fallible: dict[Location, list[int]] = {}
@@ -248,11 +249,13 @@ class Compilation:
                     fallible.setdefault(value.location, []).append(number)
         found = []
         turns: Counter[Location | None] = Counter()
-        for error in errors:
+        for site, error in enumerate(errors):
             where = error.location
             numbers = (fallible.get(where) or lines.get(where) if where is not None else None) or [-1]
             # Several on one line: the first site is the first of them.
-            found.append((failure_of(error), numbers[min(turns[where], len(numbers) - 1)]))
+            # What a kernel finds out of range it tells.
+            failure = failure_of(error)._replace(tells=site < in_kernels and isinstance(error, OutOfRange))
+            found.append((failure, numbers[min(turns[where], len(numbers) - 1)]))
             turns[where] += 1
         return found
 

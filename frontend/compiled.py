@@ -278,8 +278,8 @@ def served(
     positional, rest = places
 
     @spoken
-    def failed(status: int) -> Any:
-        raise failure(status, executable.failures)
+    def failed(status: int, found: int) -> Any:
+        raise failure(status, executable.failures, found)
 
     try:
         arguments = tuple(

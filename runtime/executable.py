@@ -26,6 +26,8 @@ from .signature import Failure, Signature, Tensor, describe
 Array = np.ndarray[tuple[Any, ...], np.dtype[Any]]
 
 STOPPED = -1
+# Where a failed entry leaves its numbers: at the head of the table of buffers, which has at least so many places.
+FOUND_WORDS = 3
 
 # flags.num of an array that native code may read, or also write.
 READABLE = 0x1 | 0x100  # C-contiguous, aligned
@@ -84,7 +86,8 @@ class Executable:
         self._threads = threads
         self._memory = memory or arena.shared()
         self._donations = {result: argument for argument, result in signature.donated}
-        self._pointers = ctypes.c_void_p * (len(signature.inputs) + len(signature.outputs) + len(self.constants))
+        places = len(signature.inputs) + len(signature.outputs) + len(self.constants)
+        self._pointers = ctypes.c_void_p * max(FOUND_WORDS, places)
         self._sizes = ctypes.c_int64 * max(1, len(signature.dims))
         # What calls on the fast way use, and what the last call needed: if it came here because that was too small,
         # the next one finds it larger.
@@ -139,7 +142,7 @@ class Executable:
             ctypes.addressof(context),
         )
         if status:
-            raise failure(status, self.failures)
+            raise failure(status, self.failures, ctypes.addressof(pointers))
 
     def inputs(self, leaves: Sequence[Any]) -> list[Array]:
         """The leaves as native code wants them: dtype and extents checked, order and alignment mended by copying."""
@@ -244,13 +247,17 @@ class Executable:
         return copy
 
 
-def failure(status: int, failures: Sequence[Failure]) -> BaseException:
-    """The exception that a status other than 0 stands for."""
+def failure(status: int, failures: Sequence[Failure], found: int | None = None) -> BaseException:
+    """The exception that a status other than 0 stands for; `found` is the address of the numbers that it left."""
     if status == STOPPED:
         return KeyboardInterrupt()
     if not 0 < status <= len(failures):
         return NativeRuntimeError(f"native code failed at site {status}, which it does not know", code="TD0949")
-    kind, code, message, edit, place = failures[status - 1]
+    kind, code, message, edit, place, tells = failures[status - 1]
+    if tells and found is not None:
+        index, axis, size = (ctypes.c_int64 * FOUND_WORDS).from_address(found)
+        name = message.partition(":")[0]
+        message = f"{name}: index {index} is outside axis {axis} of size {size}"
     return FAILURES.get(kind, NativeRuntimeError)(message, code=code, edit=edit, place=place)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from . import arena, interrupt, scratch
 from .errors import ArgumentValueError
-from .executable import READABLE, WRITABLE, ArenaBytes, CallContext, Executable, failure
+from .executable import FOUND_WORDS, READABLE, WRITABLE, ArenaBytes, CallContext, Executable, failure
 from .scratch import Scratch
 from .signature import Signature, Tensor, parse_formula
 
@@ -97,7 +97,8 @@ class Record(NamedTuple):
     `keywords` stand in the order of the call. `entry` and `arena_bytes` are addresses of native code;
     `context` is the address of the context the program is given, unless `begin` is called before each run to
     say which (that is how long programs get their stop word). `failed` is called with a status other than 0
-    and returns or raises in place of the call. `keep` is all that must live as long as the addresses.
+    and the address of what the failure tells, and returns or raises in place of the call. `keep` is all that
+    must live as long as the addresses.
     """
 
     signature: Signature
@@ -105,7 +106,7 @@ class Record(NamedTuple):
     result: Any
     entry: int
     arena_bytes: int
-    failed: Callable[[int], Any]
+    failed: Callable[[int, int], Any]
     keywords: tuple[tuple[str, Any], ...] = ()
     constants: tuple[int, ...] = ()
     scratch: Scratch | None = None
@@ -124,8 +125,8 @@ def record_of(
     Unless `scratch` is among them, the process's is used, which the executable then keeps as large as its calls need.
     """
 
-    def failed(status: int) -> Any:
-        raise failure(status, executable.failures)
+    def failed(status: int, found: int) -> Any:
+        raise failure(status, executable.failures, found)
 
     fields.setdefault("failed", failed)
     if "scratch" not in fields:
@@ -331,7 +332,7 @@ class _Assembly:
         at += at % 2  # 16 bytes, for complex numbers
         parts = {
             "scratch": self.slots * SCRATCH_BYTES // 8,
-            "buffers": buffers,
+            "buffers": max(buffers, FOUND_WORDS),
             "bytes": buffers,
             "dims": len(self.names),
             "outputs": self.outputs,

@@ -51,14 +51,15 @@ class Dim(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What a failure site of native code means: the builtin to raise, our code, the message, what to change, and the
-    user's line."""
+    """What a failure site of native code means: the builtin to raise, our code, the message, what to change, the
+    user's line, and whether the entry leaves the index, its axis and the size of that."""
 
     kind: str
     code: str
     message: str
     edit: str | None = None
     place: Place | None = None
+    tells: bool = False
 
     def __str__(self) -> str:
         """All of it, as NAME_error has it."""
@@ -72,7 +73,14 @@ class Failure(NamedTuple):
     def from_manifest(row: Mapping[str, Any]) -> Failure:
         """Read back what `to_manifest` wrote."""
         place = row.get("place")
-        return Failure(row["kind"], row["code"], row["message"], row.get("edit"), Place(*place) if place else None)
+        return Failure(
+            row["kind"],
+            row["code"],
+            row["message"],
+            row.get("edit"),
+            Place(*place) if place else None,
+            bool(row.get("tells")),
+        )
 
 
 class Step(NamedTuple):

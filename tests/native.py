@@ -16,7 +16,7 @@ import numpy as np
 from treadle.codegen import isa
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.host import host
-from treadle.codegen.llvm.emit import NO_FAILURE, SITE_SHIFT, Module
+from treadle.codegen.llvm.emit import FAIL_WORDS, NO_FAILURE, SITE_SHIFT, Module
 from treadle.codegen.llvm.optimize import object_code
 from treadle.ir.loops.evaluate import evaluate
 from treadle.ir.loops.nodes import Kernel
@@ -62,7 +62,7 @@ class Compiled:
         dims: Mapping[str, int],
         context: Context | None = None,
         margin: int = 64,
-    ) -> tuple[dict[str, np.ndarray[Any, Any]], tuple[int, int] | None]:
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], tuple[int, int, tuple[int, ...]] | None]:
         """The written arrays and the failure, like `evaluate`. Written arrays stand between margins of 0xA5 bytes that
         must come back untouched."""
         kernel = self.kernels[name]
@@ -84,7 +84,7 @@ class Compiled:
             guards[param.name] = raw
             arrays[param.name] = inside.view(param.dtype.numpy).reshape(shape)
             pointers.append(inside.ctypes.data)
-        fail = ctypes.c_int64(NO_FAILURE)
+        fail = (ctypes.c_int64 * FAIL_WORDS)(NO_FAILURE)
         context = context or Context(1, 1, None, None)
         function = ctypes.CFUNCTYPE(
             None,
@@ -97,7 +97,11 @@ class Compiled:
         for name_, raw in guards.items():
             assert (raw[:margin] == 0xA5).all(), f"written before {name_}"
             assert (raw[len(raw) - margin :] == 0xA5).all(), f"written behind {name_}"
-        failure = None if fail.value == NO_FAILURE else (fail.value >> SITE_SHIFT, fail.value & ((1 << SITE_SHIFT) - 1))
+        word, lock, *found = fail
+        assert not lock
+        failure = None
+        if word != NO_FAILURE:
+            failure = (word >> SITE_SHIFT, word & ((1 << SITE_SHIFT) - 1), tuple(found))
         return {param.name: arrays[param.name] for param in kernel.params if param.role != "in"}, failure
 
 
@@ -150,6 +154,8 @@ def check_against_evaluator(
     expected, failed = evaluate(compiled.kernels[name], args, dims, isa.meanings())
     found, site = compiled(name, args, dims, context)
     assert (site[0] if site else None) == (failed[0] if failed else None)
+    if site and failed and failed.found:
+        assert site[2][: len(failed.found)] == failed.found
     for key, want in expected.items():
         agree = same(found[key], want)
         if not agree.all():

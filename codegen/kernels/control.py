@@ -314,8 +314,8 @@ class _Writer:
                     return Store(place.buffer, (index[0] + place.base,), value)
                 case For(kind="parallel"):
                     return replace(stmt, kind="serial")
-                case Fail(when, site):
-                    return Fail(when, sites[site])
+                case Fail(when, site, found):
+                    return Fail(when, sites[site], found)
             return stmt
 
         return map_stmts(map_exprs(body, moved), placed)

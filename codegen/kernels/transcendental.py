@@ -225,9 +225,9 @@ class _Opening:
                 made = self.expr(condition)  # evaluated where the body ends
                 inner, self.lets = (*inner, *self.lets), outer
                 return While(inner, made)
-            case Fail(when, site):
+            case Fail(when, site, found):
                 made = self.expr(when)
-                return stmt if made is when else Fail(made, site)
+                return stmt if made is when else Fail(made, site, found)
             case Alloc():
                 return stmt
             case _:

@@ -17,6 +17,7 @@ from ...ir.dims import names
 from ...ir.dtypes import DType, bool_, i8, i16, i32, i64
 from ...ir.errors import Unsupported
 from ...ir.loops.nodes import (
+    MOST_FOUND,
     Alloc,
     Binary,
     Call,
@@ -53,9 +54,12 @@ from .writer import Needs, Scope, Value, float_text, integer, literal, memory_ty
 
 Linkage = Literal["internal", "external"]
 
-# The word behind `fail` holds site << 40 | position of the smallest failure, or this while there is none.
+# The words behind `fail`: site << 40 | position of the smallest failure, or NO_FAILURE while there is none; a lock for
+# those that come next; the numbers that the failure tells.
 NO_FAILURE: Final = (1 << 63) - 1
 SITE_SHIFT: Final = 40
+FAIL_FOUND: Final = 2
+FAIL_WORDS: Final = FAIL_FOUND + MOST_FOUND
 
 # Outer loops of fewer trips do not look at the stop word.
 _SHORT: Final = 64
@@ -223,8 +227,8 @@ class _Function(Control):
                     self.while_(stmt)
                 case If():
                     self.branch(stmt)
-                case Fail(when, site):
-                    self.fail(self.value(when), site)
+                case Fail(when, site, found):
+                    self.fail(self.value(when), site, found)
                 case _:
                     assert_never(stmt)
         if binds:
@@ -440,7 +444,7 @@ class _Function(Control):
                 self.block(body)
             self.masked, self.divergent = saved
 
-    def fail(self, when: Value, site: int) -> None:
+    def fail(self, when: Value, site: int, found: Sequence[Expr]) -> None:
         if not 0 < site < 1 << (63 - SITE_SHIFT):
             raise Unsupported(f"{site} is not a failure site", code="TD0519")
         if when.lanes and self.masked is not None:
@@ -459,6 +463,7 @@ class _Function(Control):
         position = literal(0, i64)
         for variable, stop in self.around:
             position = self.op("add", self.op("mul", position, stop), variable)
+        lane: Value | None = None
         if when.lanes:
             bits = self.pure(f"bitcast {when.typed} to i{when.lanes}", bool_, 0, when.level)
             kind = f"i{when.lanes}"
@@ -468,13 +473,54 @@ class _Function(Control):
                 first = self.pure(f"zext {kind} {first.text} to i64", i64, 0, first.level)
             elif when.lanes > 64:
                 first = self.pure(f"trunc {kind} {first.text} to i64", i64, 0, first.level)
-            position = self.op("add", position, Value(first.text, i64, 0, first.level))
+            lane = Value(first.text, i64, 0, first.level)
+            position = self.op("add", position, lane)
         low = self.op("and", position, literal((1 << SITE_SHIFT) - 1, i64))
         packed = self.op("or", low, literal(site << SITE_SHIFT, i64))
-        self.put(f"  %{self.new_label('old')} = atomicrmw min ptr %fail, i64 {packed.text} monotonic, align 8")
-        self.put(f"  br label %{on}")
+        if found:
+            told = [self.value(expr) for expr in found]
+            self.note(packed, [self.lane(value, lane) if lane and value.lanes else value for value in told], on)
+        else:
+            self.put(f"  %{self.new_label('old')} = atomicrmw min ptr %fail, i64 {packed.text} monotonic, align 8")
+            self.put(f"  br label %{on}")
         self.scopes.pop()
         self.start(on)
+
+    def lane(self, vector: Value, lane: Value) -> Value:
+        text = f"extractelement {vector.typed}, {lane.typed}"
+        return self.pure(text, vector.dtype, 0, max(vector.level, lane.level))
+
+    def note(self, packed: Value, told: Sequence[Value], on: str) -> None:
+        """Take over a failure and its numbers if it is the smallest yet, and go on at that label.
+
+        The numbers must be those of the smallest failure, whichever thread finds it: hence the lock. What is not
+        smaller never takes it. Failures that tell nothing do without, so the word itself is still changed atomically.
+        """
+        lock, attempt, held, write, leave = (self.new_label(word) for word in ("lock", "try", "held", "tell", "leave"))
+        old, less, place, pair_, taken, now, smaller = (self.name() for _ in range(7))
+        self.put(f"  {old} = load atomic i64, ptr %fail monotonic, align 8")
+        self.put(f"  {less} = icmp slt i64 {packed.text}, {old}")
+        self.put(f"  br i1 {less}, label %{lock}, label %{on}")
+        self.start(lock)
+        self.put(f"  {place} = getelementptr i64, ptr %fail, i64 1")
+        self.put(f"  br label %{attempt}")
+        self.start(attempt)
+        self.put(f"  {pair_} = cmpxchg ptr {place}, i64 0, i64 1 acquire monotonic, align 8")
+        self.put(f"  {taken} = extractvalue {{ i64, i1 }} {pair_}, 1")
+        self.put(f"  br i1 {taken}, label %{held}, label %{attempt}")
+        self.start(held)
+        self.put(f"  {now} = atomicrmw min ptr %fail, i64 {packed.text} monotonic, align 8")
+        self.put(f"  {smaller} = icmp slt i64 {packed.text}, {now}")
+        self.put(f"  br i1 {smaller}, label %{write}, label %{leave}")
+        self.start(write)
+        for number, value in enumerate(told):
+            word = self.name()
+            self.put(f"  {word} = getelementptr i64, ptr %fail, i64 {FAIL_FOUND + number}")
+            self.put(f"  store {value.typed}, ptr {word}, align 8")
+        self.put(f"  br label %{leave}")
+        self.start(leave)
+        self.put(f"  store atomic i64 0, ptr {place} release, align 8")
+        self.put(f"  br label %{on}")
 
     # --- parallel loops -----------------------------------------------------------------------------------------------
 

@@ -16,8 +16,9 @@ from ...ir.classes import dataclass
 from ...ir.dims import Dim
 from ...ir.dtypes import bool_, i32, i64, named
 from ...ir.errors import CheckFailed
+from ...ir.loops.nodes import MOST_FOUND
 from .control import Control
-from .emit import NO_FAILURE, SITE_SHIFT, Module, quoted
+from .emit import FAIL_FOUND, FAIL_WORDS, NO_FAILURE, SITE_SHIFT, Module, quoted
 from .intrinsics import declaration
 from .writer import Scope, Value, literal
 
@@ -129,6 +130,7 @@ class _Function(Control):
         self.module = module
         self.stopped = f"ret i32 {STOPPED}"
         self.times: Times | None = None
+        self.failing = False
         for number, name in enumerate(dims):
             place = self.pure(f"getelementptr i64, ptr %dims, i64 {number}", i64, 0, 0)
             self.env[name] = self.pure(f"load i64, ptr {place.text}, align 8", i64, 0, 0)
@@ -147,14 +149,22 @@ class _Function(Control):
             self.clear(entry.times)
         self.steps(entry.body)
         status = self.name()
+        head = "define dso_local i32 @treadle_entry(ptr %bufs, ptr %dims, ptr %arena, ptr %cx) nounwind {"
+        if not self.failing:
+            return self.finished(head, "ret i32 0")
         self.put(f"  {status} = load i64, ptr %status, align 8")
-        failed, site, small, result = self.name(), self.name(), self.name(), self.name()
+        failed, site, small = self.name(), self.name(), self.name()
+        refused, fine = self.new_label("refused"), self.new_label("fine")
         self.put(f"  {failed} = icmp ne i64 {status}, {NO_FAILURE}")
+        self.put(f"  br i1 {failed}, label %{refused}, label %{fine}")
+        self.start(refused)
+        # The caller's table of buffers has done its work and is its own, call by call: no other place is.
+        self.tell("status", "bufs", 0)
         self.put(f"  {site} = lshr i64 {status}, {SITE_SHIFT}")
         self.put(f"  {small} = trunc i64 {site} to i32")
-        self.put(f"  {result} = select i1 {failed}, i32 {small}, i32 0")
-        head = "define dso_local i32 @treadle_entry(ptr %bufs, ptr %dims, ptr %arena, ptr %cx) nounwind {"
-        return self.finished(head, f"ret i32 {result}")
+        self.put(f"  ret i32 {small}")
+        self.start(fine)
+        return self.finished(head, "ret i32 0")
 
     def require(self, require: Require) -> None:
         kept, on, broken = self.name(), self.new_label("kept"), self.new_label("broken")
@@ -194,9 +204,19 @@ class _Function(Control):
             self.put(f"  store i64 {new}, ptr {place}, align 8")
 
     def failure_words(self) -> None:
-        for word in ("status", "fail"):
-            self.entry.append(f"  %{word} = alloca i64, align 8")
-            self.entry.append(f"  store i64 {NO_FAILURE}, ptr %{word}, align 8")
+        for words in ("status", "fail"):
+            self.entry.append(f"  %{words} = alloca [{FAIL_WORDS} x i64], align 8")
+            self.entry.append(f"  store [{FAIL_WORDS} x i64] zeroinitializer, ptr %{words}, align 8")
+            self.entry.append(f"  store i64 {NO_FAILURE}, ptr %{words}, align 8")
+
+    def tell(self, source: str, target: str, first: int) -> None:
+        """Copy the numbers of a failure."""
+        for number in range(MOST_FOUND):
+            read, value, write = self.name(), self.name(), self.name()
+            self.put(f"  {read} = getelementptr i64, ptr %{source}, i64 {FAIL_FOUND + number}")
+            self.put(f"  {value} = load i64, ptr {read}, align 8")
+            self.put(f"  {write} = getelementptr i64, ptr %{target}, i64 {first + number}")
+            self.put(f"  store i64 {value}, ptr {write}, align 8")
 
     # --- steps --------------------------------------------------------------------------------------------------------
 
@@ -247,17 +267,26 @@ class _Function(Control):
 
     def collect(self, first_site: int) -> None:
         """Take a kernel's failure over into the call's status, under the program's number of its site."""
-        found, none, shifted, old, least = (self.name() for _ in range(5))
+        self.failing = True
+        found, none, shifted, old, less = (self.name() for _ in range(5))
+        failed, first, taken, on = (self.new_label(word) for word in ("failed", "first", "taken", "passed"))
         self.put(f"  {found} = load i64, ptr %fail, align 8")
         self.put(f"  {none} = icmp eq i64 {found}, {NO_FAILURE}")
+        self.put(f"  br i1 {none}, label %{on}, label %{failed}")
+        self.start(failed)
         # The position, in the low bits, only compares failures of one kernel; it goes along.
-        self.put(f"  {shifted}s = add i64 {found}, {first_site << SITE_SHIFT}")
-        self.put(f"  {shifted} = select i1 {none}, i64 {NO_FAILURE}, i64 {shifted}s")
+        self.put(f"  {shifted} = add i64 {found}, {first_site << SITE_SHIFT}")
         self.put(f"  {old} = load i64, ptr %status, align 8")
-        self.module.needs.declare(declaration("i64", "llvm.smin.i64", ("i64", "i64")))
-        self.put(f"  {least} = call i64 @llvm.smin.i64(i64 {old}, i64 {shifted})")
-        self.put(f"  store i64 {least}, ptr %status, align 8")
+        self.put(f"  {less} = icmp slt i64 {shifted}, {old}")
+        self.put(f"  br i1 {less}, label %{first}, label %{taken}")
+        self.start(first)
+        self.put(f"  store i64 {shifted}, ptr %status, align 8")
+        self.tell("fail", "status", FAIL_FOUND)
+        self.put(f"  br label %{taken}")
+        self.start(taken)
         self.put(f"  store i64 {NO_FAILURE}, ptr %fail, align 8")
+        self.put(f"  br label %{on}")
+        self.start(on)
 
     def move(self, source: Value, target: Value, size: Value) -> None:
         self.module.needs.declare(declaration("void", "llvm.memcpy.p0.p0.i64", ("ptr", "ptr", "i64", "i1")))
@@ -398,7 +427,7 @@ define dso_local ptr {quoted(name + "_error")}(i32 %site) nounwind {{
         f"define dso_local i32 {quoted(name + '_run')}"
         "(ptr %inputs, ptr %outputs, ptr %dims, ptr %arena, i32 %threads) nounwind {",
         "entry:",
-        f"  %bufs = alloca [{max(buffers, 1)} x ptr], align 8",
+        f"  %bufs = alloca [{max(buffers, MOST_FOUND)} x ptr], align 8",  # ORDER: what a failure tells
         "  %cx = alloca { i32, i32, ptr, ptr }, align 8",
         "  %held = alloca ptr, align 8",
     ]

@@ -79,8 +79,9 @@ def _mentioned(stmt: Stmt) -> Iterator[str]:
             yield from _mentioned_by(condition)
             for inner in (*then, *otherwise):
                 yield from _mentioned(inner)
-        case Fail(when, _):
-            yield from _mentioned_by(when)
+        case Fail(when, _, found):
+            for expr in (when, *found):
+                yield from _mentioned_by(expr)
         case _:
             assert_never(stmt)
 
@@ -150,8 +151,11 @@ def register_widths(stmts: Iterable[Stmt]) -> dict[str, int]:
                 case Store(name, index, value, _):
                     see(name, index, loop)
                     within(value, loop)
-                case Let(_, value) | Fail(value, _):
+                case Let(_, value):
                     within(value, loop)
+                case Fail(when, _, found):
+                    for expr in (when, *found):
+                        within(expr, loop)
                 case For(body=body):
                     visit(body, stmt if stmt.kind == "vector" else loop)
                 case While(body, condition):

@@ -1110,6 +1110,7 @@ entry:
   ; One block for all that the call needs; the record says where each part begins.
   %frame.bytes = field i64 %record, $record_frame
   %argument.count = field i64 %record, $record_arguments
+  %pair = alloca [2 x ptr], align 8
   %registers = alloca i8, i64 %frame.bytes, align 16
   %buffers = part %registers, $record_at_buffers
   %bytes = part %registers, $record_at_bytes
@@ -1256,17 +1257,29 @@ refused:
   %status.wide = sext i32 %status to i64
   %code = call ptr @PyLong_FromLongLong(i64 %status.wide)
   %no.code = icmp eq ptr %code, null
-  br i1 %no.code, label %clean, label %tell
-tell:
-  %told = call ptr @PyObject_CallOneArg(ptr %failed, ptr %code)
+  br i1 %no.code, label %clean, label %found
+found:
+  ; The entry has left there what the failure tells.
+  %found.address = ptrtoint ptr %buffers to i64
+  %where = call ptr @PyLong_FromLongLong(i64 %found.address)
+  %no.where = icmp eq ptr %where, null
+  br i1 %no.where, label %found.drop, label %tell
+found.drop:
   call void @Py_DecRef(ptr %code)
+  br label %clean
+tell:
+  put ptr %code, %pair, 0
+  put ptr %where, %pair, 1
+  %told = call ptr @PyObject_Vectorcall(ptr %failed, ptr %pair, i64 2, ptr null)
+  call void @Py_DecRef(ptr %code)
+  call void @Py_DecRef(ptr %where)
   br label %clean
 
 clean:
   %returned = phi ptr [ %result, %finish ], [ null, %no.memory ], [ null, %no.memory.give ], [ null, %refused ],
-    [ %told, %tell ]
+    [ null, %found.drop ], [ %told, %tell ]
   %made = phi i64 [ %output.count, %finish ], [ %o, %no.memory ], [ %o, %no.memory.give ],
-    [ %output.count, %refused ], [ %output.count, %tell ]
+    [ %output.count, %refused ], [ %output.count, %found.drop ], [ %output.count, %tell ]
   call void @drop(ptr %outputs, i64 %made)
   br label %releasing
 releasing:

@@ -339,10 +339,10 @@ class Composer:
 
     # Failures.
 
-    def fail(self, op: Value, when: Expr, guard: Guard) -> None:
+    def fail(self, op: Value, when: Expr, guard: Guard, *found: Expr) -> None:
         if guard:
             when = Binary("and", condition(guard), when)
-        self.out.append(Fail(when, self.source.sites[id(op)]))
+        self.out.append(Fail(when, self.source.sites[id(op)], found))
 
 
 def has_atoms(dim: Dim) -> bool:

@@ -45,14 +45,17 @@ def located(op: Gather | Scatter, raws: Sequence[Expr], at: Position, guard: Gua
     places: list[Dim] = []
     inside: Expr | None = None
     bounds: list[Bound] = []
+    wrong: list[tuple[Expr, tuple[Expr, ...]]] = []
     for axis, index, raw in zip(op.axes, op.indices, raws, strict=True):
         n = op.x.shape[axis]
         bounds.append(Bound(0, 0, n))
-        place, within = _remembered(index, raw, n, op.mode, at, guard, cx)
+        place, within, given = _remembered(index, raw, n, op.mode, at, guard, cx)
         places.append(place)
         inside = _both(inside, within)
+        if within is not None and given is not None:
+            wrong.append((within, (given, Const(axis, i64), _size(n, i64))))
     if op.mode == "raise" and inside is not None:
-        cx.fail(op, Unary("not", inside), guard)
+        cx.fail(op, Unary("not", inside), guard, *_first(wrong))
     # What is promised to be inside an axis says that the axis has elements.
     some = () if op.mode == "promised" else cx.open_bounds(bounds)
     if some is None:
@@ -62,10 +65,19 @@ def located(op: Gather | Scatter, raws: Sequence[Expr], at: Position, guard: Gua
     return Places(tuple(places), inside, guard + some)
 
 
+def _first(wrong: Sequence[tuple[Expr, tuple[Expr, ...]]]) -> tuple[Expr, ...]:
+    """The index, axis and size of the first axis that is left, given that one is."""
+    *others, (_, found) = wrong
+    for within, told in reversed(others):
+        found = tuple([Select(within, last, one) for last, one in zip(found, told)])
+    return found
+
+
 def _remembered(
     index: Value, raw: Expr, n: Dim, mode: str, at: Position, guard: Guard, cx: Composer
-) -> tuple[Dim, Expr | None]:
-    """The position of one index, the same name for every op that asks for it.
+) -> tuple[Dim, Expr | None, Expr | None]:
+    """The position of one index, whether it is inside, and as it was given; the same name for every op that asks for
+    it.
 
     It is kept beside the scalars of the index itself, with the axis and the mode behind its position, which is longer
     than any position of the index.
@@ -74,19 +86,23 @@ def _remembered(
     known = cx.memo.get((id(index), (*key, 0), guard))
     if known is not None:
         assert isinstance(known, Index)
-        return known.dim, cx.memo.get((id(index), (*key, 1), guard))
-    place, inside = _valid(raw, n, mode, cx)
+        inside, given = (cx.memo.get((id(index), (*key, which), guard)) for which in (1, 2))
+        return known.dim, inside, given
+    place, inside, given = _valid(raw, n, mode, cx)
     cx.memo[id(index), (*key, 0), guard] = Index(place)
     if inside is not None:
         cx.memo[id(index), (*key, 1), guard] = inside
-    return place, inside
+    if given is not None:
+        cx.memo[id(index), (*key, 2), guard] = given
+    return place, inside, given
 
 
-def _valid(raw: Expr, n: Dim, mode: str, cx: Composer) -> tuple[Dim, Expr | None]:
-    """(position, whether the index is meant to be inside) of an index along an axis of `n` elements."""
+def _valid(raw: Expr, n: Dim, mode: str, cx: Composer) -> tuple[Dim, Expr | None, Expr | None]:
+    """(position, whether the index is meant to be inside, what it was as an i64) of an index along an axis of `n`
+    elements."""
     if mode == "wrap" and raw.dtype is u64:
         size: Expr = Const(n, u64) if type(n) is int and n > 0 else Binary("max", Cast(Index(n), u64), Const(1, u64))
-        return _named(Cast(Binary("mod", raw, size), i64), n, cx), None
+        return _named(Cast(Binary("mod", raw, size), i64), n, cx), None, None
     dtype = _computed_in(raw.dtype, n)
     if raw.dtype is u64:
         # What i64 does not hold is outside every axis, and so is the greatest i64.
@@ -96,17 +112,18 @@ def _valid(raw: Expr, n: Dim, mode: str, cx: Composer) -> tuple[Dim, Expr | None
     none = Const(0, dtype)
     match mode:
         case "promised":
-            return _named(index, n, cx), None
+            return _named(index, n, cx), None, None
         case "clip":
             last = Const(max(n - 1, 0), dtype) if type(n) is int else Index(n - 1)
-            return _named(Binary("max", Binary("min", index, last), none), n, cx), None
+            return _named(Binary("max", Binary("min", index, last), none), n, cx), None, None
         case "wrap":
-            return _named(_modulo(index, n, dtype), n, cx), None
+            return _named(_modulo(index, n, dtype), n, cx), None, None
     index = cx.bind(index, "x")
+    given = index if dtype is i64 else Cast(index, i64)
     if mode == "raise" and raw.dtype.is_signed:
         index = cx.bind(Select(Binary("lt", index, none), Binary("add", index, size), index), "x")
     inside = cx.bind(Binary("and", Binary("ge", index, none), Binary("lt", index, size)), "inside")
-    return _named(Select(inside, index, none), n, cx), inside
+    return _named(Select(inside, index, none), n, cx), inside, given
 
 
 def _computed_in(dtype: DType, n: Dim) -> DType:

@@ -404,8 +404,8 @@ class Builder:
         index = tuple([as_position(x) for x in places])
         self.emit(Store(buffer.name, index, as_expr(value, buffer.dtype), stream))
 
-    def fail(self, when: Operand, site: int) -> None:
-        self.emit(Fail(as_expr(when, bool_), site))
+    def fail(self, when: Operand, site: int, *found: Operand) -> None:
+        self.emit(Fail(as_expr(when, bool_), site, tuple([as_expr(x, i64) for x in found])))
 
     @contextlib.contextmanager
     def loop(
@@ -507,8 +507,10 @@ def blocks(stmt: Stmt) -> tuple[Block, ...]:
 def expressions(stmt: Stmt) -> tuple[Expr, ...]:
     """The expressions that a statement itself evaluates, without those of its blocks."""
     match stmt:
-        case Let(value=x) | Store(value=x) | If(condition=x) | While(condition=x) | Fail(when=x):
+        case Let(value=x) | Store(value=x) | If(condition=x) | While(condition=x):
             return (x,)
+        case Fail(when, _, found):
+            return (when, *found)
         case Alloc() | For():
             return ()
         case _:
@@ -752,9 +754,10 @@ class _Rebuild:
             case Alloc(name, dtype, shape, memory):
                 to, new = self.named(name), self.places(shape)
                 return stmt if to is name and new is shape else Alloc(to, dtype, new, memory)
-            case Fail(when, site):
-                made = self.expr(when)
-                return stmt if made is when else Fail(made, site)
+            case Fail(when, site, found):
+                made, told = self.expr(when), tuple([self.expr(x) for x in found])
+                same = made is when and all(a is b for a, b in zip(told, found))
+                return stmt if same else Fail(made, site, told)
             case _:
                 assert_never(stmt)
 

@@ -27,6 +27,7 @@ from .nodes import (
     COMPARISONS,
     MATH,
     MATH_BINARY,
+    MOST_FOUND,
     UNARY,
     Alloc,
     Binary,
@@ -366,8 +367,12 @@ class _Check:
                 inner = replace(scope, guarded=True)
                 self.block(then, inner)
                 self.block(otherwise, inner)
-            case Fail(when, site):
+            case Fail(when, site, found):
                 self.typed(when, bool_, scope, "a condition")
+                for number in found:
+                    self.typed(number, i64, scope, "a number that a failure tells")
+                if len(found) > MOST_FOUND:
+                    self.fail("TD0418", f"a failure tells at most {MOST_FOUND} numbers")
                 if not 1 <= site < 2**31:
                     self.fail("TD0418", f"the number of a failure is {site}, not from 1 to 2**31 - 1")
             case _:

@@ -11,7 +11,7 @@ them writing, the loop's effects are undone and it is run in order. So both path
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias, assert_never
+from typing import Any, NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 
@@ -46,11 +46,19 @@ from .nodes import (
 )
 from .text import show_head
 
-Failure: TypeAlias = tuple[int, tuple[int, ...]]
 Instruction: TypeAlias = Callable[..., Any]
 Array: TypeAlias = np.ndarray[Any, Any]
 Value: TypeAlias = Any  # a NumPy scalar, or in lockstep an array with one value per lane
 Place: TypeAlias = Any  # a Python int, or an int64 array with one value per lane
+
+
+class Failure(NamedTuple):
+    """The site, the values of the loop variables around it, outermost first, and the numbers that it tells."""
+
+    site: int
+    position: tuple[int, ...]
+    found: tuple[int, ...] = ()
+
 
 _FEWEST_LANES = 4  # below, lockstep costs more than it saves
 _MOST_LANES = 1 << 16
@@ -66,8 +74,7 @@ def evaluate(
     *,
     lockstep: bool = True,
 ) -> tuple[dict[str, Array], Failure | None]:
-    """The arrays that the kernel wrote, by name, and the smallest failure: its site, and the values of the
-    loop variables around it, outermost first.
+    """The arrays that the kernel wrote, by name, and the smallest failure.
 
     `args` holds an array for every `in` and `inout` parameter; none of them is changed. `out` arrays start as
     garbage (NaN). `instructions` gives each `Call` its meaning as a function of NumPy
@@ -384,8 +391,8 @@ class _Run:
                 self.repeat(body, condition)
             case If(condition, then, otherwise):
                 self.branch(self.value(condition), then, otherwise)
-            case Fail(when, site):
-                self.fail(self.value(when), site)
+            case Fail(when, site, found):
+                self.fail(self.value(when), site, found)
             case _:
                 assert_never(stmt)
 
@@ -427,19 +434,23 @@ class _Run:
                 raise _Conflict(len(self.levels) - 1)
         self.mask = outer
 
-    def fail(self, when: Value, site: int) -> None:
+    def fail(self, when: Value, site: int, found: tuple[Expr, ...]) -> None:
         if not self.levels:
             if when:
-                self.note_failure((site, tuple([int(self.scope[name]) for name in self.around])))
+                at = tuple([int(self.scope[name]) for name in self.around])
+                self.note_failure(Failure(site, at, tuple([int(self.value(x)) for x in found])))
             return
         lanes = self.levels[-1].count
         failing = np.nonzero(self.active(np.broadcast_to(when, lanes)))[0]
         if len(failing):
             columns = [np.broadcast_to(self.scope[name], lanes)[failing].tolist() for name in self.around]
-            self.note_failure((site, min(zip(*columns))))
+            at, lane = min(zip(zip(*columns), failing.tolist()))
+            told = tuple([int(np.broadcast_to(self.value(x), lanes)[lane]) for x in found])
+            self.note_failure(Failure(site, at, told))
 
     def note_failure(self, failure: Failure) -> None:
-        self.failure = failure if self.failure is None else min(self.failure, failure)
+        if self.failure is None or failure[:2] < self.failure[:2]:
+            self.failure = failure
 
     # Loops.
 

@@ -11,7 +11,7 @@ meant; comparisons with NaN are false except `ne`; reads of `arg` buffers see wh
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Final, Literal
 
 from ..classes import dataclass
 from ..dims import Dim
@@ -245,12 +245,18 @@ class If:
     otherwise: tuple[Stmt, ...] = ()
 
 
+# How many numbers a failure may tell.
+MOST_FOUND: Final = 3
+
+
 @dataclass(frozen=True, slots=True)
 class Fail:
-    """When `when`, the call's status becomes the smallest failing (site, position); execution goes on."""
+    """When `when`, the call's status becomes the smallest failing (site, position); execution goes on. `found` are
+    i64 numbers that a message needs, such as the index; they are evaluated only then."""
 
     when: Expr
     site: int
+    found: tuple[Expr, ...] = ()
 
 
 Stmt = Let | Store | Alloc | For | While | If | Fail

@@ -18,7 +18,7 @@ from ..classes import dataclass
 from ..dims import Dim, symbol
 from ..dims import names as dim_names
 from ..dims import parse as parse_dim
-from ..dtypes import DType, bool_, is_name, named, real_of
+from ..dtypes import DType, bool_, i64, is_name, named, real_of
 from ..errors import InvalidValue, ParseError
 from .build import lit
 from .nodes import (
@@ -483,10 +483,16 @@ class _Parser:
     def failing(self) -> Fail:
         self.advance()
         site = self.integer("the number of the failure")
+        found: list[Expr] = []
+        if self.accept("("):
+            found.append(self.expression(i64))
+            while self.accept(","):
+                found.append(self.expression(i64))
+            self.need(")")
         self.need("if")
         when = self.expression(bool_)
         self.need_kind("newline", "an operator or the end of the line")
-        return Fail(when, site)
+        return Fail(when, site, tuple(found))
 
     # Expressions, literals first without their types.
 

@@ -18,7 +18,7 @@ import numpy as np
 from ..dims import Dim, symbol
 from ..dims import names as dim_names
 from ..dims import show as show_dim
-from ..dtypes import DType, bool_, complex_of, real_of
+from ..dtypes import DType, bool_, complex_of, i64, real_of
 from .nodes import (
     COMPARISONS,
     Alloc,
@@ -243,8 +243,9 @@ class _Printer:
                     first, *rest = self.stmt(otherwise[0])
                     return [*lines, f"el{first}", *rest]
                 return [*lines, "else:", *self.block(otherwise)] if otherwise else lines
-            case Fail(when, site):
-                return [f"fail {site} if {self.expr(when, bool_)[0]}"]
+            case Fail(when, site, found):
+                told = f" ({', '.join([self.expr(x, i64)[0] for x in found])})" if found else ""
+                return [f"fail {site}{told} if {self.expr(when, bool_)[0]}"]
             case _:
                 assert_never(stmt)
 

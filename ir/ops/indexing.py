@@ -33,6 +33,7 @@ from .reduce import ORDERED, LinearRecurrence, converted, shifted, stacked
 # An axis of no elements has no nearest one: there clip and wrap do as drop does.
 Mode = Literal["raise", "clip", "wrap", "fill", "drop", "promised"]
 Combine = Literal["set", "add", "mul", "max", "min"]
+_MODE = "or mode= of np.take and of x.at[i].set"
 _MODES = ("raise", "clip", "wrap", "fill", "drop", "promised")
 
 
@@ -105,13 +106,14 @@ def _positions(op: Gather | Scatter, shape: tuple[int, ...], indices: tuple[Arra
 
 
 def _failure(op: Gather | Scatter) -> TreadleError:
-    """What native code reports: it knows that some index is outside, and not which."""
+    """What is known before the call: native code tells the index, its axis and the size."""
     sizes = ", ".join(f"axis {axis} of size {op.x.shape[axis]}" for axis in op.axes)
-    return op.refuse(f"an index is outside {sizes}", code="TD0170", error=OutOfRange, edit=_within(op, op.axes[0]))
+    edit = _within(op, op.axes[0]) if len(op.axes) == 1 else f"np.clip of each index to its axis, {_MODE}"
+    return op.refuse(f"an index is outside {sizes}", code="TD0170", error=OutOfRange, edit=edit)
 
 
 def _within(op: Gather | Scatter, axis: int) -> str:
-    return f"np.clip(i, 0, {show(op.x.shape[axis] - 1)}), or mode= of np.take and of x.at[i].set"
+    return f"np.clip(i, 0, {show(op.x.shape[axis] - 1)}), {_MODE}"
 
 
 def _spared(op: Gather | Scatter, wanted: Callable[[Shape], Value]) -> tuple[Value, ...]:

@@ -235,7 +235,7 @@ def test_tables(capsys: pytest.CaptureFixture[str]) -> None:
         (["run", "NET:block", "--args", "@nowhere.npy", "3"], "TD0653: nowhere.npy: No such file"),
         (["run", "NET:block", "--args", "@NET", "3"], "TD0651: NET is not an array"),
         (["run", "NET:block", "--args", "f32[4,8]", "f32[9,3]"], "x @ w"),
-        (["run", "NET:row", "--args", "f32[4,8]", "7"], "TD0170: gather: an index is outside axis 0 of size 4"),
+        (["run", "NET:row", "--args", "f32[4,8]", "7"], "TD0170: gather: index 7 is outside axis 0 of size 4"),
         (["run", "NET:block", *ARGS, "--target", "neoon"], "did you mean neon?"),
         (["dump", "NET:block", *ARGS, "--after", "fuze"], "TD0630: no pass 'fuze' in this pipeline; it has expand"),
         (["dump", "NET:block", *ARGS, "--after", "fuse", "--stage", "asm"], "TD0656: --stage and --after"),

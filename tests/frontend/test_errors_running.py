@@ -34,12 +34,39 @@ def test_an_index_out_of_range_at_run_time(tmp_path: Path) -> None:
     for call in (f, f, f, compiled, td.load(tmp_path / "row.so")):
         np.testing.assert_array_equal(call(X, good), X[good] * 2)
         error = raises(lambda call=call: call(X, bad), IndexError, "TD0170")
-        assert carets(error) == ["x[i] * 2"] and "axis 0 of size 3" in str(error)
+        assert carets(error) == ["x[i] * 2"] and "index 3 is outside axis 0 of size 3" in str(error)
         assert "edit: np.clip(i, 0, 2)" in str(error)
         assert "from the call at test_errors_running.py" in str(error)
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error) and str(again) == str(error)
         np.testing.assert_array_equal(call(X, good), X[good] * 2)
+
+
+# The message has the very index, its axis, and the size that the axis has in this call.
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_index_is_told(threads: int, tmp_path: Path) -> None:
+    def pick(x: Any, i: Any, j: Any) -> Any:
+        return x[i, j] + 1
+
+    sizes = td.ShapeDtype(("B", 4), "f4"), td.ShapeDtype(("N",), "i4"), td.ShapeDtype(("N",), "i4")
+    compiled = td.jit(pick, threads=threads).compile(*sizes)
+    compiled.save(tmp_path / "pick.so")
+    loaded = td.load(tmp_path / "pick.so")
+    rows, columns = np.arange(50_000, dtype="i4") % 3, np.arange(50_000, dtype="i4") % 4
+    for number, (which, wrong, told) in enumerate([
+        (rows, 7, "index 7 is outside axis 0 of size 3"),
+        (columns, -5, "index -5 is outside axis 1 of size 4"),
+        (rows, -(2**31), "index -2147483648 is outside axis 0 of size 3"),
+    ]):  # fmt: skip
+        kept = which.copy()
+        which[40_000 + number] = wrong  # the first of several, which are others
+        which[49_000] = 99
+        for call in (compiled, compiled, loaded, loaded):
+            error = raises(lambda call=call: call(X, rows, columns), IndexError, "TD0170")
+            assert error.message == f"gather: {told}"
+            assert "np.clip of each index to its axis" in str(error.edit)
+        which[:] = kept
+        np.testing.assert_array_equal(compiled(X, rows, columns), X[rows, columns] + 1)
 
 
 # Compiled once and found on disk by another function: the error names the line of the function that was called.
@@ -77,7 +104,7 @@ def test_a_write_out_of_range(where: Callable[..., Any]) -> None:
     f = td.jit(where)
     f(X, 1)
     error = raises(lambda: f(X, 3), IndexError, "TD0170")
-    assert "scatter" in str(error)
+    assert "scatter: index 3 is outside axis 0 of size 3" in str(error)
     np.testing.assert_array_equal(X, np.arange(12, dtype="f4").reshape(3, 4))
 
 

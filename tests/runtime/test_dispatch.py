@@ -267,7 +267,7 @@ def record(
     donated: tuple[tuple[int, int], ...] = (),
     **fields: Any,
 ) -> Record:
-    def failed(status: int) -> Any:
+    def failed(status: int, found: int) -> Any:
         return ("failed", status)
 
     fields.setdefault("failed", failed)
@@ -1060,7 +1060,7 @@ def test_an_allocator_that_fails_raises_from_the_call(wrong: Any, error: type[Ex
 # ---- failures ----------------------------------------------------------------------------------------------
 
 
-def failing(status: int, failed: Callable[[int], Any]) -> tuple[Any, Any]:
+def failing(status: int, failed: Callable[[int, int], Any]) -> tuple[Any, Any]:
     word = ctypes.c_int32(status)
     one = record("fail", [], tensors(None), (Fixed(None),), failed=failed, constants=(ctypes.addressof(word),))
     return function(one), word
@@ -1070,8 +1070,10 @@ def test_a_failure_of_the_program_is_told_with_its_status() -> None:
     """Sites from 1, and -1 for a program that was stopped; what is raised is not the routine's business."""
     seen: list[int] = []
 
-    def failed(status: int) -> str:
+    def failed(status: int, found: int) -> str:
         seen.append(status)
+        # The head of the buffers: the second is the constant.
+        assert ctypes.c_int64.from_address(found + 8).value == ctypes.addressof(word)
         if status == 3:
             raise IndexError("index 9 is out of range   at net.py:12")
         return "answered"
@@ -1205,7 +1207,7 @@ def test_a_record_that_is_replaced_while_it_runs_lives_until_it_ends() -> None:
             tensors((I64, ())),
             (Leaf(0),),
             release_gil=True,
-            failed=functools.partial(lambda keep, status: None, keep),
+            failed=functools.partial(lambda keep, status, found: None, keep),
         )
     )
     del keep
@@ -1434,7 +1436,7 @@ def test_cycles_through_every_reference_are_collected(kind: type[Any]) -> None:
         elif way == "dict":
             f.itself = f
         else:
-            failed = functools.partial(lambda f, status: None, f)
+            failed = functools.partial(lambda f, status, found: None, f)
             for _ in range(4):
                 f.install(record("nothing", tensors(None), tensors(None), (Leaf(0),), failed=failed))
             del failed
@@ -1503,7 +1505,7 @@ def test_the_same_record_again_changes_nothing() -> None:
     for other in others:
         f.install(other)
     for _ in range(5):
-        f.install(one._replace(failed=lambda status: None, args=(Leaf(0), Leaf(1))))
+        f.install(one._replace(failed=lambda status, found: None, args=(Leaf(0), Leaf(1))))
     assert (f(x, x) == 2).all() and [f(ones(size)).shape for size in (1, 2, 3)] == [(1,), (2,), (3,)]
     assert not f.slow.calls
 

@@ -575,24 +575,25 @@ def test_loads_follow_stores(target: str) -> None:
     agree(target, k, {"y": numbers(f32, 8)}, n=4)
 
 
-# The smallest site wins; execution goes on; a mask hides what is outside.
+# The smallest site wins, and its numbers are told; execution goes on; a mask hides what is outside.
 @targets
 @pytest.mark.parametrize("lanes", [5, 16, 64, 80])
 def test_failures(target: str, lanes: int) -> None:
     wrong = Binary("ge", load("w", V, dtype=i32), c(10, i32))
+    told = Cast(load("w", V, dtype=i32), i64)
     bad = Binary("lt", load("w", U, dtype=i32), c(0, i32))
     k = kernel(
         "fails",
         [array("w", N, dtype=i32), array("y", N, dtype=i32, role="out")],
         "n",
-        vector("v", 0, N, lanes, Fail(wrong, 4), Store("y", (V,), load("w", V, dtype=i32))),
+        vector("v", 0, N, lanes, Fail(wrong, 4, (told, Index(N), Index(V))), Store("y", (V,), load("w", V, dtype=i32))),
         serial("u", 0, N, Fail(bad, 2)),
     )
     compiled = Compiled([k], RUNNABLE[target])
     for values in ([1, 2, 3], [1, 10, 3, 11], [1, -1, 12], [-5, -6]):
         check_against_evaluator(compiled, "fails", {"w": np.array(values, np.int32)}, {"n": len(values)})
     _, failure = compiled("fails", {"w": np.array([1, 2, 10, 11], np.int32)}, {"n": 4})
-    assert failure == (4, 2)
+    assert failure == (4, 2, (10, 4, 2))
 
 
 # A caller that sets the stop word gets its thread back, whatever is still to be done.
@@ -742,7 +743,7 @@ def test_failures_inside_tasks(target: str) -> None:
             "u",
             0,
             N,
-            Fail(Binary("gt", load("w", U, dtype=i32), c(5, i32)), 3),
+            Fail(Binary("gt", load("w", U, dtype=i32), c(5, i32)), 3, (Cast(load("w", U, dtype=i32), i64), Index(U))),
             Store("y", (U,), load("w", U, dtype=i32)),
         ),
     )
@@ -751,7 +752,7 @@ def test_failures_inside_tasks(target: str) -> None:
     for threads in (1, 3):
         pool = StubPool()
         _, failure = compiled("checked", {"w": w}, {"n": 5}, pool.context(threads))
-        assert failure == (3, 1)
+        assert failure is not None and failure[:2] == (3, 1) and failure[2][:2] == (6, 1)
 
 
 # --- streams ----------------------------------------------------------------------------------------------------------

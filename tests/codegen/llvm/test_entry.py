@@ -34,7 +34,7 @@ from treadle.codegen.llvm.pool import pool_module
 from treadle.ir.dims import Dim, symbol
 from treadle.ir.dtypes import bool_, f32, i32, i64
 from treadle.ir.errors import CheckFailed
-from treadle.ir.loops.nodes import Binary, Const, Fail, For, Kernel, Load, Param, Stmt, Store
+from treadle.ir.loops.nodes import MOST_FOUND, Binary, Cast, Const, Fail, For, Index, Kernel, Load, Param, Stmt, Store
 from treadle.runtime.elf import undefined_symbols
 from treadle.runtime.loader import BLOCK_OPERATIONS, CLOSED_LIST, LoadedObject, load
 
@@ -59,12 +59,15 @@ ADD = Kernel(
 DOUBLE = Kernel(
     "double", (Param("x", f32, (N,), "inout"),), ("n",), each(Store("x", (P,), Binary("add", at("x"), at("x"))))
 )
-# Fails at site 2 where an element is negative, at site 1 where one is above 100.
+# Fails at site 2 where an element is negative, at site 1 where one is above 100; tells where, and the element.
 CHECK = Kernel(
     "check",
     (Param("x", f32, (N,), "in"),),
     ("n",),
-    each(Fail(Binary("lt", at("x"), Const(0.0, f32)), 2), Fail(Binary("gt", at("x"), Const(100.0, f32)), 1)),
+    each(
+        Fail(Binary("lt", at("x"), Const(0.0, f32)), 2, (Index(P), Cast(at("x"), i64))),
+        Fail(Binary("gt", at("x"), Const(100.0, f32)), 1, (Index(P), Cast(at("x"), i64))),
+    ),
 )
 LESS = Kernel(
     "less",
@@ -113,10 +116,11 @@ class Program:
         word = ctypes.c_int32(stop)
         context = Context(1, 1, None, ctypes.addressof(word))
         function = ctypes.CFUNCTYPE(ctypes.c_int32, *[ctypes.c_void_p] * 4)(self.loaded.address("treadle_entry"))
-        pointers = (ctypes.c_void_p * max(1, len(arrays)))(*[array.ctypes.data for array in arrays])
+        pointers = (ctypes.c_void_p * max(MOST_FOUND, len(arrays)))(*[array.ctypes.data for array in arrays])
         values = (ctypes.c_int64 * max(1, len(dims)))(*dims)
         status = function(pointers, values, scratch.ctypes.data, ctypes.addressof(context))
         assert (scratch[size:] == 0xEE).all()
+        self.told = list((ctypes.c_int64 * MOST_FOUND).from_buffer(pointers))
         return status
 
 
@@ -213,6 +217,9 @@ def test_failure_sites(target: str) -> None:
         given = x.copy()
         assert program([given, y.copy()], 2) == want
         assert (given == 2 * x).all()
+        if want:
+            told = {2: (1, -2), 1: (0, 101), 6: (1, -2), 5: (0, 101)}[want]
+            assert tuple(program.told[:2]) == told
 
 
 # What is required of the dims is checked before anything runs: the first that does not hold is reported, and no array

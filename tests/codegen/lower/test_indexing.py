@@ -10,7 +10,7 @@ from kernel_cases import check, graph_of, tensor
 
 from treadle.codegen.cpus import MODELS
 from treadle.codegen.kernels import choose
-from treadle.ir.dtypes import bf16, f32, f64, i8, i32, i64, u8, u16, u32, u64
+from treadle.ir.dtypes import DType, bf16, f32, f64, i8, i32, i64, u8, u16, u32, u64
 from treadle.ir.errors import TreadleError
 from treadle.ir.loops.build import stored, walk
 from treadle.ir.loops.nodes import Fail, For, If
@@ -79,11 +79,11 @@ def test_symbolic_sizes(mode: str, rows: int) -> None:
 # Of an axis of no elements every index is outside: that is a failure, not a read.
 def test_index_into_nothing_fails() -> None:
     graph = graph_of([tensor("V"), tensor(3, dtype=i64)], lambda x, i: Gather(x, (i,), (0,)))
-    failing(graph, np.zeros(0, np.float32), np.zeros(3, np.int64), sizes={"V": 0})
+    failing((0, 0, 0), graph, np.zeros(0, np.float32), np.zeros(3, np.int64), sizes={"V": 0})
 
 
-def failing(graph: object, *args: np.ndarray, sizes: dict[str, int] | None = None) -> None:
-    """Every form of the kernel notes failure site 1."""
+def failing(told: tuple[int, int, int], graph: object, *args: np.ndarray, sizes: dict[str, int] | None = None) -> None:
+    """Every form of the kernel notes failure site 1, and tells the index, its axis and the size of that."""
     from kernel_cases import bind
     from native import RUNNABLE, Compiled
 
@@ -95,14 +95,14 @@ def failing(graph: object, *args: np.ndarray, sizes: dict[str, int] | None = Non
     dims = sizes or {}
     naive = specification(definition)
     _, failure = run_loops(naive, bind(naive, args, dims), dims, isa.meanings())
-    assert failure is not None and failure[0] == 1
+    assert failure is not None and (failure[0], failure[2]) == (1, told)
     for name, target in MODELS.items():
         kernel = choose.kernel(definition, target)
         _, failure = run_loops(kernel, bind(kernel, args, dims), dims, isa.meanings())
-        assert failure is not None and failure[0] == 1, name
+        assert failure is not None and (failure[0], failure[2]) == (1, told), name
         if name in RUNNABLE:
             _, failure = Compiled([kernel], target)(kernel.name, bind(kernel, args, dims), dims)
-            assert failure is not None and failure[0] == 1, name
+            assert failure is not None and (failure[0], failure[2]) == (1, told), name
 
 
 # One index outside among many is enough, in any lane, main loop and tail; nothing outside is read or written meanwhile.
@@ -112,10 +112,24 @@ def test_outside(place: int, wrong: int) -> None:
     where = np.arange(100) % 10
     where[place] = wrong
     x, news = np.arange(10, dtype=np.float32), np.ones(100, np.float32)
-    failing(graph_of([tensor(10), tensor(100, dtype=i64)], lambda x, i: Gather(x, (i,), (0,))), x, where)
+    told = (wrong, 0, 10)
+    failing(told, graph_of([tensor(10), tensor(100, dtype=i64)], lambda x, i: Gather(x, (i,), (0,))), x, where)
     types = [tensor(10), tensor(100, dtype=i64), tensor(100)]
     scatter = graph_of(types, lambda x, i, u: Scatter(x, (i,), u, (0,), "add"))
-    failing(scatter, x, where, news)
+    failing(told, scatter, x, where, news)
+
+
+# Of several indexed axes the first that is left, by the index as it was given: of any width and sign.
+@pytest.mark.parametrize(
+    ("i", "j", "told"), [(3, 1, (3, 0, 3)), (1, -6, (-6, 2, 5)), (-4, 5, (-4, 0, 3)), (2, 7, (7, 2, 5))]
+)
+@pytest.mark.parametrize("dtype", [i8, i64])
+def test_which_axis_is_left(i: int, j: int, told: tuple[int, int, int], dtype: DType) -> None:
+    types = [tensor("V", 2, 5), tensor(9, dtype=dtype), tensor(9, dtype=dtype)]
+    graph = graph_of(types, lambda x, i, j: Gather(x, (i, j), (0, 2)))
+    at = np.zeros((2, 9), dtype.numpy)
+    at[:, 6] = i, j
+    failing(told, graph, np.zeros((3, 2, 5), np.float32), *at, sizes={"V": 3})
 
 
 # Maps fuse into a gather and out of it: nothing is written but the result.

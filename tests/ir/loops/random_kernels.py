@@ -191,7 +191,8 @@ class _Maker:
                     inside.readable.append(made)
                     inside.writable.append(made)
             case 3:
-                b.fail(self.scalar(d.bool_, inside, 2), self.draw(st.integers(1, 5)))
+                told = [self.scalar(d.i64, inside, 1) for _ in range(self.draw(st.integers(0, 3)))]
+                b.fail(self.scalar(d.bool_, inside, 2), self.draw(st.integers(1, 5)), *told)
             case 4 | 5 if depth:
                 stop = self.pick((0, 1, 5, 9, symbol("N"), symbol("M"), *inside.loops))
                 start, step = self.draw(st.integers(0, 1)), self.draw(st.integers(1, 2))

@@ -96,6 +96,8 @@ def test_rules_are_kept_by_what_keeps_them(sample: Sample) -> None:
         ("do:\n  pass\nwhile s[]", "TD0411", ("a condition is bool, not f32", "`while s[]`")),
         ("fail 1 if s[]", "TD0411", ("a condition is bool, not f32",)),
         ("fail 0 if True", "TD0418", ("the number of a failure is 0",)),
+        ("fail 1 (s[]) if True", "TD0411", ("a number that a failure tells is i64, not f32",)),
+        ("fail 1 (1, 2, 3, 4) if True", "TD0418", ("a failure tells at most 3 numbers",)),
         ("x[0] = 1.0", "TD0412", ("x is read-only",)),
         ("s[0] = 1.0", "TD0412", ("s has 0 axes, was given 1 positions",)),
         ("s[] = x[0, 0]", "TD0412", ("x has 1 axes, was given 2 positions",)),

@@ -202,7 +202,8 @@ def test_lockstep_is_in_order(sample: Sample) -> None:
         assert same(array, fast[name])
 
 
-# The smallest site, then the earliest iteration, whatever else fails and in which order it is found.
+# The smallest site, then the earliest iteration, whatever else fails and in which order it is found; and the numbers of
+# that very failure.
 def test_the_smallest_failure() -> None:
     text = """
         kernel failing(x: i32[N,6], y: out i32[N]) where N:
@@ -210,17 +211,17 @@ def test_the_smallest_failure() -> None:
             for j in range(6):
               fail 7 if x[i, j] < 0
               if j > 2:
-                fail 4 if x[i, j] == 5
+                fail 4 (i64(x[i, j]), index(10 * i + j)) if x[i, j] == 5
             y[i] = 1
         """
     x = np.zeros((9, 6), np.int32)
     assert run(text, {"N": 9}, x=x)[1] is None
     x[2, 5] = -1
     x[4, 1] = -1
-    assert run(text, {"N": 9}, x=x)[1] == (7, (2, 5))
+    assert run(text, {"N": 9}, x=x)[1] == (7, (2, 5), ())
     x[8, 3] = x[7, 4] = x[0, 1] = 5
     written, failure = run(text, {"N": 9}, x=x)
-    assert failure == (4, (7, 4))
+    assert failure == (4, (7, 4), (5, 74))
     assert written["y"].tolist() == [1] * 9  # execution goes on
 
 

@@ -130,6 +130,7 @@ def test_literal_types() -> None:
         ("let f: f32 = x[0]\nx[f] = 1.0", 3, 5, "f is f32: only integers stand in positions"),
         ("let for: f32 = x[0]", 2, 7, "expected a name, found the word 'for'"),
         ("fail if True", 2, 8, "expected the number of the failure, found 'if'"),
+        ("fail 1 (2 3) if True", 2, 13, "expected ')', found '3'"),
         ("fail 1.5 if True", 2, 8, "expected the number of the failure, found '1.5'"),
         ("do:\n  pass\nx[0] = 1.0", 4, 3, "expected 'while', found 'x'"),
         ("acc: heap f32[3]", 2, 8, "expected stack or registers, found 'heap'"),

@@ -42,7 +42,7 @@ def test_every_statement() -> None:
         with k.unrolled("u", 4):
             pass
         with k.if_(eq(i, 0)):
-            k.fail(eq(Index(i + 1), n), 3)
+            k.fail(eq(Index(i + 1), n), 3, Index(i), n)
         with k.else_():
             with k.if_(eq(i, 16)):
                 k.store(s, (), 1)
@@ -73,7 +73,7 @@ kernel every(x: f32[1,N], y: out f32[N], s: inout i32[]) where N:
     for u in unrolled(4):
       pass
     if i == 0:
-      fail 3 if index(i + 1) == N
+      fail 3 (i, N) if index(i + 1) == N
     elif i == 16:
       s[] = 1
     else:
