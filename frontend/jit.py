@@ -77,6 +77,8 @@ class State:
     lock: threading.RLock = field(default_factory=threading.RLock)
     n_compiles: int = 0
     hits: int = 0
+    # The native object, whose records keep programs, too; it holds this state, not the other way round.
+    function: Callable[[], Function | None] = lambda: None
 
     @property
     def name(self) -> str:
@@ -240,6 +242,8 @@ def lookup(state: State, arguments: Mapping[str, Any], *, call: bool = False) ->
         state.cache[key] = compiled
         while len(state.cache) > config.current.max_signatures:
             state.cache.popitem(last=False)
+            if (function := state.function()) is not None:
+                function.forget()
         return compiled, leaves
 
 
@@ -375,6 +379,7 @@ def make_function(fn: Callable[..., Any], settings: Settings, bound: Mapping[str
 
     function = function_type()(slow)
     functools.update_wrapper(function, fn)
+    state.function = weakref.ref(function)
     function.__dict__["state"] = state  # last: a jitted `fn` has one of its own, which was copied
     _functions.add(function)
     return function

@@ -142,6 +142,20 @@ def test_a_profile_leaves_donated_arguments_alone() -> None:
     assert profile.calls == 10 and len(profile.rows) == 1
 
 
+# Calls that alternate between several signatures are all served natively, behind which no lookup is counted.
+def test_many_signatures_are_served() -> None:
+    f = td.jit(lambda x: x + 1)
+    xs = [noise(n, 2) for n in range(1, 10)]
+    for _ in range(2):
+        for x in xs:
+            f(x)
+    before = f.cache_info().hits
+    for _ in range(3):
+        for x in xs:
+            np.testing.assert_array_equal(f(x), x + 1)
+    assert f.cache_info().hits == before
+
+
 # One program per signature, found again; how many are kept is bounded, and the one used longest ago goes first.
 def test_the_cache_is_bounded() -> None:
     f = td.jit(lambda x: x + 1)
@@ -155,10 +169,14 @@ def test_the_cache_is_bounded() -> None:
         assert f.n_compiles == 4
         f.compile(noise(2, 2))
         assert f.n_compiles == 5, "was dropped"
+        for n in (1, 2, 3, 4):
+            f(noise(n, 2))
+        f(noise(1, 2))
+        assert f.n_compiles == 9, "what is dropped is not kept by the native call either"
     f.clear_cache()
     assert f.cache_info().currsize == 0
     f(noise(1, 2))
-    assert f.n_compiles == 6
+    assert f.n_compiles == 10
 
 
 # Why it was compiled again is the first thing that differs, named by its path.

@@ -1437,7 +1437,7 @@ def test_cycles_through_every_reference_are_collected(kind: type[Any]) -> None:
             f.itself = f
         else:
             failed = functools.partial(lambda f, status, found: None, f)
-            for _ in range(4):
+            for _ in range(dispatch.SLOTS):
                 f.install(record("nothing", tensors(None), tensors(None), (Leaf(0),), failed=failed))
             del failed
         gone = weakref.ref(f)
@@ -1469,18 +1469,39 @@ def test_a_base_with_storage_of_its_own_is_refused() -> None:
         callable_type(Stored, compile_routine)
 
 
-def test_four_signatures_are_served_and_the_fifth_replaces_the_oldest() -> None:
-    """Alternating between a few sizes is common, and must not end on the complete way."""
-    records = [record("nothing", tensors((F32, (size,))), tensors((F32, (size,))), (Leaf(0),)) for size in range(1, 6)]
-    f = function(*records[:4])
-    assert [f(ones(size)).shape for size in (4, 1, 3, 2)] == [(4,), (1,), (3,), (2,)]
-    f.install(records[4])
+def of_sizes(*sizes: int) -> list[Record]:
+    return [record("nothing", tensors((F32, (n,))), tensors((F32, (n,))), (Leaf(0),)) for n in sizes]
+
+
+def test_sixteen_signatures_are_served_and_a_later_one_replaces_the_oldest() -> None:
+    """Alternating between many sizes is common, and must not end on the complete way."""
+    sizes = range(1, 1 + dispatch.SLOTS)
+    assert len(sizes) == 16
+    f = function(*of_sizes(*sizes))
+    assert all(f(ones(size)).shape == (size,) for size in (*sizes, *reversed(sizes)))
+    one_more = of_sizes(99)[0]
+    for _ in sizes:
+        f.install(one_more)
     assert f(ones(1)) == "slow"
-    assert [f(ones(size)).shape for size in (2, 3, 4, 5)] == [(2,), (3,), (4,), (5,)]
+    assert all(f(ones(size)).shape == (size,) for size in (*sizes[1:], 99))
     f.forget()
     assert f(ones(2)) == "slow"
-    f.install(records[0])
-    assert f(ones(1)).shape == (1,)
+    f.install(one_more)
+    assert f(ones(99)).shape == (99,)
+
+
+def test_more_signatures_than_places_do_not_throw_each_other_out() -> None:
+    """In turn, each would be the oldest when it is called again: none would ever be served."""
+    sizes = range(1, 5 + dispatch.SLOTS)
+    records = of_sizes(*sizes)
+    f = function(*records[: dispatch.SLOTS])
+    rounds = 20
+    for _ in range(rounds):
+        for size, each in zip(sizes, records):
+            if isinstance(f(ones(size)), str):
+                f.install(each)
+    # The 4 that have no place, and the few that lose theirs.
+    assert len(f.slow.calls) < rounds * 8
 
 
 def test_the_complete_way_may_install_the_record_that_serves_the_next_call() -> None:
@@ -1497,16 +1518,15 @@ def test_the_complete_way_may_install_the_record_that_serves_the_next_call() -> 
 
 def test_the_same_record_again_changes_nothing() -> None:
     """The complete way offers one after each of its calls; it must not push the other signatures out."""
-    assert dispatch.SLOTS == 4
     one = record("add", tensors(None, None), tensors(None), (Leaf(0), Leaf(1)))
     f = function(one)
     x = ones()
-    others = [record("nothing", tensors((F32, (size,))), tensors((F32, (size,))), (Leaf(0),)) for size in (1, 2, 3)]
-    for other in others:
+    sizes = range(1, dispatch.SLOTS)
+    for other in of_sizes(*sizes):
         f.install(other)
-    for _ in range(5):
+    for _ in range(2 * dispatch.SLOTS):
         f.install(one._replace(failed=lambda status, found: None, args=(Leaf(0), Leaf(1))))
-    assert (f(x, x) == 2).all() and [f(ones(size)).shape for size in (1, 2, 3)] == [(1,), (2,), (3,)]
+    assert (f(x, x) == 2).all() and all(f(ones(size)).shape == (size,) for size in sizes)
     assert not f.slow.calls
 
 
