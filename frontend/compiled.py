@@ -6,6 +6,7 @@ in the executable that it holds.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -219,7 +220,8 @@ class Compiled:
         """Let further calls of this very form go the native way, where it can take them."""
         record = record_for(self, args, kwargs, out)
         if record is not None:
-            function.install(record)
+            with contextlib.suppress(dispatch.Unservable):  # a frame of thousands of arrays is too large
+                function.install(record)
 
     def __repr__(self) -> str:
         return f"<compiled {self.graph.name}: {len(self.executed.built.code)} bytes of code>"

@@ -7,6 +7,7 @@ is traced or compiled for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import weakref
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ..ir.errors import TypeMismatch
 from ..runtime.artifact import LoadedArtifact
 from ..runtime.artifact import load as load_artifact
-from ..runtime.dispatch import Dispatched, callable_type
+from ..runtime.dispatch import Dispatched, Unservable, callable_type
 from ..runtime.executable import Executable
 from ..runtime.threads import default_threads
 from . import tree
@@ -66,7 +67,8 @@ class Model:
         context = install_context(self.mapped.manifest, None)
         record = served(self.executable, args, kwargs, out, (positional, places), self.results, context)
         if record is not None:
-            loaded.install(record)
+            with contextlib.suppress(Unservable):  # a frame of thousands of arrays is too large
+                loaded.install(record)
 
     def leaves_of(self, *args: Any, **kwargs: Any) -> list[Any]:
         """The arrays of a call, in the order of the model's inputs."""

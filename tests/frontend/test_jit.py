@@ -316,3 +316,20 @@ def test_a_warm_process_needs_no_compiler(tmp_path) -> None:
     environment = {**os.environ, "TREADLE_CACHE_DIR": str(tmp_path / "cache")}
     said = [subprocess.run(command, env=environment, capture_output=True, text=True, check=True) for _ in range(2)]
     assert [run.stdout for run in said] == ["0 ['llvmlite']\n", "1 []\n"]
+
+
+# The native routine holds the arrays of a call on the stack. A call of thousands once ended in TD0992, which is never
+# to be shown, instead of going on by the complete way; so did one of a saved model.
+def test_thousands_of_arrays(tmp_path) -> None:
+    arrays = [np.full(1, float(i)) for i in range(4000)]
+
+    @td.jit
+    def f(xs):
+        return [xs[i] for i in range(0, 4000, 100)]
+
+    for _ in range(2):
+        np.testing.assert_array_equal(np.concatenate(f(arrays)), np.arange(0.0, 4000.0, 100.0))
+    f.lower(arrays).compile().save(tmp_path / "f.so")
+    loaded = td.load(tmp_path / "f.so")
+    for _ in range(2):
+        np.testing.assert_array_equal(np.concatenate(loaded(arrays)), np.arange(0.0, 4000.0, 100.0))
