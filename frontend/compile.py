@@ -62,6 +62,7 @@ from ..runtime import profile as profiling
 from ..runtime.cache import ObjectCache
 from ..runtime.errors import Place
 from ..runtime.executable import CallContext, Executable
+from ..runtime.join import join
 from ..runtime.signature import Failure, Signature, Tensor
 from ..runtime.threads import default_threads, pool
 from .options import Options, config
@@ -144,14 +145,19 @@ class Compilation:
         check: bool = False,
         donated: Sequence[tuple[int, int]] = (),
         passes: str | None = None,
+        processes: int = 1,
     ) -> None:
-        """`passes`, as a command line spells them, are run instead of the default pipeline."""
+        """`passes`, as a command line spells them, are run instead of the default pipeline. At most `processes`
+        generate its code."""
         self.graph = graph
         self.target = target
         self.check = check
         self.donated = tuple(donated)
         self.passes = passes
+        self.processes = processes
         self.timings = Timings()
+        self.generation = ""  # who generated the code, where it was not one module made here
+        self._kernels: dict[str, Kernel] = {}
 
     @cached_property
     def context(self) -> Context:
@@ -182,24 +188,28 @@ class Compilation:
     def constants(self) -> tuple[Array, ...]:
         return self.planned[1]
 
-    @cached_property
-    def kernels(self) -> dict[str, Kernel]:
-        """The scheduled loops of every kernel, by name."""
+    def kernel(self, definition: KernelDef) -> Kernel:
+        """The scheduled loops of one kernel."""
         from ..codegen.kernels import choose
 
-        definitions = self.program.kernels
-        with self.timings.stage("schedule"):
-            return {definition.name: choose.kernel(definition, self.target) for definition in definitions}
+        found = self._kernels.get(definition.name)
+        if found is None:
+            with self.timings.stage("schedule"):
+                found = self._kernels[definition.name] = choose.kernel(definition, self.target)
+        return found
 
-    def llvm(self, name: str | None = None, timed: bool = False) -> str:
-        """The module's text; with `name`, the C functions of a saved model of that name are in it too; `timed`, it
-        measures its kernels."""
+    @property
+    def kernels(self) -> dict[str, Kernel]:
+        """The scheduled loops of every kernel, by name."""
+        return {definition.name: self.kernel(definition) for definition in self.program.kernels}
+
+    def llvm(self) -> str:
+        """The program's text, as one module."""
         from ..codegen.llvm import assemble
 
         kernels = self.kernels
         with self.timings.stage("emit"):
-            interface = None if name is None else self.interface(name)
-            return assemble.module_text(self.program, kernels, self.target, interface=interface, timed=timed)
+            return assemble.module_text(self.program, kernels, self.target)
 
     def interface(self, name: str) -> Interface:
         from ..codegen.llvm.entry import Interface
@@ -216,14 +226,37 @@ class Compilation:
         )
 
     def object_code(self, name: str | None = None, timed: bool = False) -> tuple[bytes, tuple[str, ...]]:
-        """The object, and the CPU features that it uses."""
+        """The object, and the CPU features that it uses. With `name`, the C functions of a saved model of that name are
+        in it too; `timed`, it measures its kernels. Modules are generated while the text of the next ones is made."""
+        from ..codegen.llvm.assemble import Parts
         from ..codegen.llvm.features import used
-        from ..codegen.llvm.optimize import object_code
+        from ..codegen.llvm.generate import Job
+        from ..codegen.llvm.workers import Objects
 
-        text = self.llvm(name, timed)
-        with self.timings.stage("codegen"):
+        program = self.program
+        parts = Parts(self.target)
+        features: dict[str, None] = {}
+
+        def job(text: str) -> Job:
             target = used(text, self.target)
-            return object_code(text, target.triple, target.llvm_cpu, target.llvm_features), target.features
+            features.update(dict.fromkeys(target.features))
+            return Job(text, target.triple, target.llvm_cpu, target.llvm_features)
+
+        with Objects(self.processes) as objects:
+            for definition in program.kernels:
+                kernel = self.kernel(definition)
+                with self.timings.stage("emit"):
+                    text = parts.add(kernel)
+                    if text is not None:
+                        objects.add(job(text), parts.bytes * len(program.kernels) // parts.kernels)
+            with self.timings.stage("emit"):
+                interface = None if name is None else self.interface(name)
+                objects.add(job(parts.last(program, interface=interface, timed=timed)))
+            with self.timings.stage("codegen"):
+                code = join(objects.finished())
+            if len(objects.jobs) > 1:
+                self.generation = str(objects)
+        return code, tuple(feature for feature in self.target.features if feature in features)
 
     def asm(self) -> str:
         from ..codegen.llvm.features import used
@@ -389,6 +422,11 @@ _stats = Stats()
 def stats() -> Stats:
     """Counts and seconds of all compilations of this process so far."""
     return _stats
+
+
+def processes(options: Options) -> int:
+    """How many processes may generate the code of one program."""
+    return options.compile_processes or default_threads()
 
 
 def disk_cache(options: Options) -> ObjectCache | None:
@@ -599,7 +637,9 @@ def prepare(
 ) -> Executed:
     """Compile a graph, or find it on disk, and load it."""
     options = options or config.current
-    compilation = Compilation(graph, target_named(options.target), check=options.check, donated=donated)
+    compilation = Compilation(
+        graph, target_named(options.target), check=options.check, donated=donated, processes=processes(options)
+    )
     return finish(compilation, options, lenient=lenient)
 
 
@@ -737,6 +777,8 @@ def debug(executed: Executed, flags: int) -> None:
     if flags & 1:
         source = "found on disk" if executed.from_disk else "compiled"
         parts.append(f"treadle: {name}: {source} in {compilation.timings}\n")
+        if compilation.generation:
+            parts.append(f"treadle: {name}: {compilation.generation}\n")
     if flags & 2:
         parts += [f"treadle: {name}: the program\n", compilation.text("program")]
         parts += [f"treadle: {name}: its kernels\n", compilation.text("loops")]

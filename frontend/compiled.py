@@ -23,7 +23,7 @@ from ..runtime.executable import Executable, failure
 from ..runtime.profile import Profile
 from . import tree
 from .arguments import ShapeDtype, bind_call, split
-from .compile import Compilation, Executed, finish, install_context, profile, save, target_named, verify
+from .compile import Compilation, Executed, finish, install_context, processes, profile, save, target_named, verify
 from .options import config
 from .samples import concrete
 from .trace import current
@@ -237,7 +237,13 @@ def compilation_of(traced: Traced) -> Compilation:
             edit="do not donate it, or use donate='try'",
         )
     options = traced.options
-    return Compilation(traced.graph, target_named(options.target), check=options.check, donated=pairs)
+    return Compilation(
+        traced.graph,
+        target_named(options.target),
+        check=options.check,
+        donated=pairs,
+        processes=processes(options),
+    )
 
 
 class _NotServed(Exception):

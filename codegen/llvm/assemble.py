@@ -1,13 +1,14 @@
-"""From a program and its kernels to the text of one module.
+"""From a program and its kernels to the text of one module, or of several where that is long.
 
 The program's slots become places in the entry's buffers, its calls runs of kernels, each with failure sites of its own;
-kernels stand in the module once, however often they are called.
+kernels stand in the text once, however often they are called. Where a long text is cut is decided by the text alone, so
+that the objects of its parts, and what is linked of them, are the same bytes whoever generates them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import assert_never
+from typing import Final, assert_never
 
 from ...ir.dims import symbol
 from ...ir.loops.nodes import Kernel
@@ -17,25 +18,52 @@ from . import entry
 from .emit import Module
 from .pool import pool_module
 
+# Of text, a seventh of a second of code generation: enough that what is said once in every module does not show, little
+# enough that the last one of several is not long waited for.
+PART_BYTES: Final = 256 << 10
 
-def module_text(
-    program: Program,
-    kernels: Mapping[str, Kernel],
-    target: Target,
-    *,
-    interface: entry.Interface | None = None,
-    timed: bool = False,
-) -> str:
-    """The module of a program; with `interface`, a saved model's C functions and a thread pool of its own are in it
-    too; `timed` makes it a program for profiling, with one output more (see `entry.Times`)."""
-    module = Module(target)
+
+def module_text(program: Program, kernels: Mapping[str, Kernel], target: Target) -> str:
+    """The program as one module."""
+    parts = Parts(target, undivided=True)
     for kernel in kernels.values():
+        parts.add(kernel)
+    return parts.last(program)
+
+
+class Parts:
+    """The modules of a program in the making. Kernels go in one by one; a module comes out when it is full, and the
+    last one with the entry. A program of less than `PART_BYTES` of kernels has one, and so has an `undivided` one."""
+
+    def __init__(self, target: Target, *, undivided: bool = False) -> None:
+        self.target = target
+        self.undivided = undivided
+        self.module = Module(target)
+        self.kernels = 0
+        self.bytes = 0  # in finished modules
+
+    def add(self, kernel: Kernel) -> str | None:
+        """The text of the module that this kernel fills."""
+        module = self.module
         module.add(kernel)
-    entry.add_entry(module, entry_of(program, timed))
-    if interface is not None:
-        entry.add_interface(module, interface, pool=True)
-        module.add_text(pool_module(target.triple, embed=True))
-    return module.text()
+        self.kernels += 1
+        if self.undivided or sum(map(len, module.functions)) < PART_BYTES:
+            return None
+        module.share()
+        self.module = Module(self.target, module.kernels)
+        text = module.text()
+        self.bytes += len(text)
+        return text
+
+    def last(self, program: Program, *, interface: entry.Interface | None = None, timed: bool = False) -> str:
+        """The text of the last module; with `interface`, a saved model's C functions and a thread pool of its own are
+        in it too; `timed` makes it a program for profiling, with one output more (see `entry.Times`)."""
+        module = self.module
+        entry.add_entry(module, entry_of(program, timed))
+        if interface is not None:
+            entry.add_interface(module, interface, pool=True)
+            module.add_text(pool_module(self.target.triple, embed=True))
+        return module.text()
 
 
 def entry_of(program: Program, timed: bool = False) -> entry.Entry:

@@ -9,7 +9,7 @@ generator; see `writer.py` for how invariants leave loops without one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, Literal, assert_never
 
 from ...ir.classes import dataclass
@@ -82,13 +82,16 @@ def quoted(name: str) -> str:
 
 
 class Module:
-    """Kernels and what they need, joined into one text with every declaration, table and routine once."""
+    """Kernels and what they need, joined into one text with every declaration, table and routine once. `elsewhere` are
+    kernels of other modules of the same program, which functions of this one may call."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: Target, elsewhere: Mapping[str, Kernel] | None = None) -> None:
         self.target = target
         self.needs = Needs()
         self.functions: list[str] = []
-        self.kernels: dict[str, Kernel] = {}
+        self.elsewhere = elsewhere or {}
+        self.kernels: dict[str, Kernel] = dict(self.elsewhere)
+        self.heads: list[int] = []  # where in `functions` the kernels are, between the bodies of their tasks
 
     def add(self, kernel: Kernel, *, linkage: Linkage = "internal") -> None:
         """Emit a kernel. Kernels are told apart by name: a second one of a name must be the same kernel."""
@@ -98,7 +101,19 @@ class Module:
                 raise Unsupported(f"two different kernels are called {kernel.name}", code="TD0514")
             return
         self.kernels[kernel.name] = kernel
-        self.functions.append(_Function(self, kernel.name).kernel(kernel, linkage))
+        text = _Function(self, kernel.name).kernel(kernel, linkage)
+        self.heads.append(len(self.functions))
+        self.functions.append(text)
+
+    def called(self, name: str, types: Sequence[str]) -> None:
+        """A function calls that kernel, with arguments of these types."""
+        if name in self.elsewhere:
+            self.needs.declare(f"declare hidden void {quoted(name)}({', '.join(types)}) nounwind")
+
+    def share(self) -> None:
+        """Let other modules call the kernels of this one."""
+        for number in self.heads:
+            self.functions[number] = self.functions[number].replace("define internal", "define hidden", 1)
 
     def can_fail(self, name: str) -> bool:
         """Whether that kernel holds a `Fail`."""

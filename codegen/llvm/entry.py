@@ -255,6 +255,8 @@ class _Function(Control):
                 f"{len(step.operands)} and {len(step.dims)}",
                 code="TD0550",
             )
+        types = ["ptr"] * len(step.operands) + ["i64"] * len(step.dims) + ["ptr", "ptr"]
+        self.module.called(step.kernel, types)
         operands = [f"ptr {self.place(operand).text}" for operand in step.operands]
         operands += [f"i64 {self.index(dim).text}" for dim in step.dims]
         start = self.now() if self.times is not None and step.timer is not None else None
