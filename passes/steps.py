@@ -9,7 +9,7 @@ not known (an index that is data), the answer is the one that forbids more.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final, TypeAlias
 
 from ..ir.classes import dataclass
@@ -118,9 +118,11 @@ class Steps:
     """One scan, and what is true of it. `core` are the carries that are recurrences; `handed` those that only hand a
     value on, in an order in which each comes after those that it hangs on."""
 
-    def __init__(self, op: Scan, dims: Sequence[DimName], *, any_order: bool = False, whole: bool = True) -> None:
-        """`any_order`: reductions whose order can be seen count as reductions. Without `whole` none do, nor do writes
-        to rows that are not a line of their own count as writes: they are recurrences then."""
+    def __init__(
+        self, op: Scan, dims: Sequence[DimName], *, any_order: bool = False, kept: Collection[int] = ()
+    ) -> None:
+        """`any_order`: reductions whose order can be seen count as reductions. Of the carries in `kept` none counts as
+        a reduction, nor as a write to rows that are not a line of their own: they are recurrences then."""
         self.op, self.body = op, op.body
         self.dims = {dim.name: dim for dim in dims}
         first, n, count = int(op.counted), len(op.consts), len(op.carry)
@@ -135,14 +137,19 @@ class Steps:
         self.rows: dict[int, Row] = {}
         self.fixed = self._fixed()
         self._find_rows()
-        self.writes: dict[int, Write] = {}
-        self._find_writes(whole)
+        self.writes: dict[int, tuple[Write, ...]] = {}
+        self._find_writes(kept)
         self.reads = self._depends()
         self.reduces: dict[int, Reduce] = {}
+        # Recurrences that are reductions but for their order, which can be seen.
+        self.ordered: dict[int, Reduce] = {}
         for c in range(count):
-            found = None if c in self.writes or not whole else self._reduction(c)
+            found = None if c in self.writes else self._reduction(c)
             if found is not None and (any_order or is_exact(found)):
-                self.reduces[c] = found
+                if c not in kept:
+                    self.reduces[c] = found
+            elif found is not None:
+                self.ordered[c] = found
         self.core, self.handed = self._recurrences()
         self.in_core, self.into_core = self._reach()
 
@@ -193,24 +200,78 @@ class Steps:
             if row is not None and (id(row.source) in self.fixed or row.source in self.carries):
                 self.rows[id(value)] = row
 
-    def _find_writes(self, whole: bool) -> None:
+    def _find_writes(self, kept: Collection[int]) -> None:
         for c, param in enumerate(self.carries):
-            op = self.body.results[c]
-            if not isinstance(op, Scatter | DynamicUpdate) or op.x is not param:
+            ops = self._writing(c, param)
+            rows = [self._written(op) for op in ops]
+            others = [reader for reader in self.uses.readers(param) if not ops or reader is not ops[0]]
+            if not ops or self.uses.is_result(param):
                 continue
-            if any(operand is param for operand in op.operands[1:]) or not self._is_last(op):
+            if not all(self._reads_before(reader, row) for reader in others for row in rows):
                 continue
-            row = self._written(op)
-            others = [reader for reader in self.uses.readers(param) if reader is not op]
-            if self.uses.is_result(param) or not all(self._reads_before(reader, row) for reader in others):
+            if any(not self._in_turn(a, b) for i, a in enumerate(ops) for b in ops[i + 1 :]):
                 continue
-            if row is not None or whole:
-                self.writes[c] = Write(op, row)
+            if c not in kept or all(row is not None for row in rows):
+                self.writes[c] = tuple(map(Write, ops, rows))
         for key, row in list(self.rows.items()):
             # A row of a carry is one of what the carry began as only where no step has written it.
             if isinstance(row.source, Parameter) and id(row.source) not in self.fixed:
                 if not any(self.carries[c] is row.source for c in self.writes):
                     del self.rows[key]
+
+    def _writing(self, c: int, param: Parameter) -> list[Scatter | DynamicUpdate]:
+        """The writes of a step into a carry, one after the other, where nobody looks at it between them."""
+        ops: list[Scatter | DynamicUpdate] = []
+        op = self.body.results[c]
+        while op is not param:
+            if not isinstance(op, Scatter | DynamicUpdate) or any(operand is op.x for operand in op.operands[1:]):
+                return []
+            if not (self.uses.only(op) if ops else self._is_last(op)) or any(o is param for o in op.operands[1:]):
+                return []
+            ops.append(op)
+            op = op.x
+        return ops[::-1]
+
+    def _in_turn(self, first: Scatter | DynamicUpdate, second: Scatter | DynamicUpdate) -> bool:
+        """Whether all that the first of two writes of a step writes may be written before all that the second does:
+        where the second has been in one step, the first does not come in a later one."""
+        if isinstance(first, Scatter) and isinstance(second, Scatter) and first.combine == second.combine == "add":
+            if first.dtype.is_integer or first.dtype is bool_:
+                return True
+        here, there = self._places(first), self._places(second)
+        return any(axis in there and self._never_after(place, there[axis]) for axis, place in here.items())
+
+    def _places(self, op: Scatter | DynamicUpdate) -> dict[int, tuple[Line, int]]:
+        """The lines on which the blocks that steps write begin, and their lengths, by axis, as far as they are
+        known."""
+        found: dict[int, tuple[Line, int]] = {}
+        if isinstance(op, Scatter):
+            blocks: list[tuple[int, Value, Dim]] = [
+                (axis, index, 1) for axis, index in zip(op.axes, op.indices, strict=True) if index.rank == 0
+            ]
+        else:
+            blocks = [(i, start, n) for i, (start, n) in enumerate(zip(op.starts, op.update.shape, strict=True))]
+        for axis, index, size in blocks:
+            line = self.lines.get(id(index))
+            if line is not None and type(size) is int:
+                if within(line, self.op.length, op.x.shape[axis] - size + 1, self.dims):
+                    found[axis] = line, size
+        return found
+
+    def _never_after(self, first: tuple[Line, int], second: tuple[Line, int]) -> bool:
+        """Whether a block on the one line does not meet, in any later step, where the other has been."""
+        ((a, by), width), ((b, other), size) = first, second
+        gap = b - a
+        if by != other or type(gap) is not int:
+            return False
+        low, high = gap - width, gap + size  # a block `by * k` further meets it where low < by * k < high
+        if by == 0:
+            return not low < 0 < high
+        if (by < 0) != self.op.reverse:
+            low, high = -high, -low
+        k = max(low // abs(by) + 1, 1)
+        later = self.op.length - 1
+        return abs(by) * k >= high or (type(later) is int and k > later)
 
     def _is_last(self, value: Value) -> bool:
         """Whether a value is one carry's result and nothing else."""
@@ -246,7 +307,7 @@ class Steps:
         for c, param in enumerate(self.carries):
             if c not in self.writes:
                 reads[id(param)] = 1 << c
-        writing = {id(write.op) for write in self.writes.values()}
+        writing = {id(write.op) for writes in self.writes.values() for write in writes}
         for value in self.body.ops:
             mask = 0
             if id(value) not in self.rows and id(value) not in writing:

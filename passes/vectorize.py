@@ -26,16 +26,19 @@ from ..ir.location import at
 from ..ir.ops.control import Scan, While
 from ..ir.ops.elementwise import Convert
 from ..ir.ops.families import Contraction, Movement
-from ..ir.ops.indexing import DynamicUpdate, Scatter, block_positions
+from ..ir.ops.indexing import DynamicUpdate, Gather, Scatter, block_positions
 from ..ir.ops.movement import Broadcast, Concatenate, Iota, Reshape, Reverse, Slice, Transpose
 from ..ir.types import TensorType
 from ..ir.value import Add, After, Constant, DimSize, Full, Get, Mul, Parameter, Value, replace
+from .accumulations import spelled, with_body, without_branches
+from .autodiff import reachable_from
 from .batch import Spread, repeat, total
 from .cost import TRANSCENDENTAL_FLOPS, graph_cost, scalar_cost
 from .manager import Context, graph_pass
 from .order import typical
 from .rewrite import in_bodies
-from .steps import REDUCTIONS, Row, Steps, Write, lines, trips
+from .spare import needed
+from .steps import REDUCTIONS, Row, Steps, Write, lines, trips, within
 
 NOTHING: Final[Mapping[int, Value]] = MappingProxyType({})
 CALL = 150.0  # cycles of what is called once: a kernel, and the arrays between it and others
@@ -134,16 +137,67 @@ def _loop(op: Scan, run: _Pass) -> list[Value] | None:
     if known_le(op.length, 0) or op.chunk == 1:
         return None
     try:
-        op = _without_counts(op)
-        steps = Steps(op, run.dims, any_order=run.options.any_order or op.any_order)
-        if steps.core:
-            steps = Steps(op, run.dims, whole=False)
-        return _Loop(steps, run).results()
+        return _Loop(_steps(_without_counts(op), run), run).results()
     except Unsupported as error:
         run.cx.remark(op, f"stays a loop: {error.message}")
     except Declined as reason:
         run.cx.remark(op, f"stays a loop: {reason}")
     return None
+
+
+def _steps(op: Scan, run: _Pass) -> Steps:
+    """What the steps of a loop have to do with each other, in the spelling of it that says most."""
+    any_order = run.options.any_order or op.any_order
+    choices = without_branches(op.body, lambda body: _never_fails(body, op, run.dims))
+    if choices is not op.body:
+        steps = Steps(spelled(with_body(op, choices)), run.dims, any_order=any_order)
+        if not steps.core:
+            return steps
+    op = spelled(op)
+    steps = Steps(op, run.dims, any_order=any_order)
+    if steps.core:
+        kept = _beside(steps, _Costs(run, op.length))
+        steps = Steps(op, run.dims, any_order=any_order, kept=kept) if kept else steps
+    return steps
+
+
+def _never_fails(body: Graph, op: Scan, dims: Sequence[DimName]) -> bool:
+    """Whether all that could fail are places on lines that stay inside."""
+    known, sizes = lines(body, body.params[0] if op.counted else None), {dim.name: dim for dim in dims}
+    for value in body.ops:
+        if value.can_fail or any(map(needed, value.bodies)):
+            if not isinstance(value, Gather | Scatter):
+                return False
+            for axis, index in zip(value.axes, value.indices, strict=True):
+                line = known.get(id(index))
+                if line is None or not within(line, op.length, value.x.shape[axis], sizes):
+                    return False
+    return True
+
+
+def _beside(steps: Steps, costs: _Costs) -> list[int]:
+    """The carries that could be reduced, or written, all at once beside a recurrence, and are better kept with it: what
+    they are made of hangs on it, or is too little or too much to be taken out."""
+    roots: dict[int, Sequence[Value]] = {c: each.terms for c, each in steps.reduces.items()}
+    for c, writes in steps.writes.items():
+        if any(write.row is None for write in writes):
+            roots[c] = [operand for write in writes for operand in write.op.operands[1:]]
+    results = steps.body.results
+    kept: list[int] = []
+    for c, needs in roots.items():
+        others = [result for i, result in enumerate(results) if i != c]
+        shared = {id(value) for value in reachable_from(others)}
+        own = [v for v in reachable_from(needs) if id(v) not in shared and id(v) not in steps.fixed]
+        gain = costs.count * (1 + sum(map(costs.gain, own)))
+        size = costs.count * sum(costs.bytes(v) for v in own if _kept_apart(v) and id(v) not in steps.rows)
+        options = costs.run.options
+        if (
+            any(id(value) in steps.in_core for value in needs)
+            or (gain < CALL and not options.always)
+            or size > options.bytes
+        ):
+            kept.append(c)
+    return kept
 
 
 def _without_counts(op: Scan) -> Scan:
@@ -201,6 +255,13 @@ class _Costs:
     def bytes(self, value: Value) -> int:
         return sum(self.run.size(kind.bytes) for kind in value.tensors)
 
+    def touched(self, value: Value) -> int:
+        """The bytes that a value writes: of an update in place the part that is new."""
+        match value:
+            case Scatter(updates=new) | DynamicUpdate(update=new):
+                return self.bytes(new)
+        return self.bytes(value)
+
     def stack(self, value: Value) -> float:
         """Writing a value in each step, and reading it again."""
         size = self.bytes(value)
@@ -223,7 +284,7 @@ class _Costs:
         structure = value.structure()
         if structure is None:
             if not value.bodies:
-                moved = 2.0 * sum(self.run.size(product(kind.shape)) for kind in value.tensors)
+                moved = 2.0 * self.touched(value) / value.tensors[0].dtype.bytes
                 return moved + 20, moved
             sizes = {**dict.fromkeys(self._names(value), 64), **self.run.sizes}
             total = graph_cost(Graph("op", (), ()), sizes)
@@ -324,7 +385,7 @@ class _Loop:
             total += costs.inside(value) if loop else costs.outside(value)
             if _kept_apart(value) and not self._is_row(value):
                 calls += 1
-                size = costs.bytes(value)
+                size = costs.touched(value)
                 far = size > self.costs.target.l2_bytes if loop else costs.count * size > self.costs.target.l2_bytes
                 total += 2 * size / (SLOW if far else FAST)
         if loop:
@@ -333,15 +394,18 @@ class _Loop:
 
     def _is_row(self, value: Value) -> bool:
         """Whether a value is a row that is read or written in its turn: all of them are a part of an array."""
-        written = [write.op for write in self.steps.writes.values() if write.row is not None]
+        written = [write.op for write in self._writes() if write.row is not None]
         return id(value) in self.steps.rows or any(value is op for op in written)
+
+    def _writes(self) -> list[Write]:
+        return [write for writes in self.steps.writes.values() for write in writes]
 
     def _choose(self) -> None:
         """Fill `inside`: everything that the recurrences need, and what is not worth moving."""
         steps, costs = self.steps, self.costs
         free = [v for v in self.body.ops if not isinstance(v, Full | Constant | DimSize | Iota)]
         pinned = self._pinned()
-        writing = {id(write.op) for write in steps.writes.values()}
+        writing = {id(write.op) for write in self._writes()}
         for value in reversed(free):
             core = id(value) in steps.in_core and id(value) in steps.into_core
             back = id(value) in steps.in_core and any(id(r) in self.inside for r in steps.uses.readers(value))
@@ -476,7 +540,7 @@ class _Loop:
         """What all steps give: stacked results, written rows, what is handed on."""
         steps = self.steps
         found = [*steps.ys, *(self.body.results[c] for c in steps.handed)]
-        for write in steps.writes.values():
+        for write in self._writes():
             found += write.op.operands[1:] if write.row is None else (write.update,)
         for each in steps.reduces.values():
             found += each.terms
@@ -488,7 +552,7 @@ class _Loop:
             id(v) not in self.inside
             and not isinstance(v, Full | Constant | DimSize | Iota | Get | Broadcast)
             and id(v) not in self.steps.rows
-            and all(v is not write.op for write in self.steps.writes.values())
+            and all(v is not write.op for write in self._writes())
             for v in self.body.ops
         )
 
@@ -674,7 +738,10 @@ class _Loop:
                     assert core is not None
                     results.append(Get(core, steps.core.index(c)))
                 elif c in steps.writes:
-                    results.append(self._written(start, steps.writes[c]))
+                    found = start
+                    for write in steps.writes[c]:
+                        found = self._written(found, write)
+                    results.append(found)
                 elif c in reduced:
                     results.append(reduced[c])
                 elif c in steps.reduces:
@@ -741,7 +808,7 @@ class _Loop:
     def _room(self) -> int | None:
         """How many steps fit into the budget at once; None where all do."""
         budget, length = self.run.options.bytes, self.op.length
-        known = {*self.steps.fixed, *self.steps.rows, *(id(write.op) for write in self.steps.writes.values())}
+        known = {*self.steps.fixed, *self.steps.rows, *(id(write.op) for write in self._writes())}
         kept = [v for v in self.body.ops if id(v) not in known and _kept_apart(v)]
         each = max(sum(map(self.costs.bytes, dict.fromkeys((*kept, *self._outputs())))), 1)
         room = min(budget // each, self.op.chunk or budget)
