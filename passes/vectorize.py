@@ -339,7 +339,6 @@ class _Loop:
 
     def results(self) -> list[Value] | None:
         steps, op = self.steps, self.op
-        names_of = [f"`{steps.carries[c].label}`" for c in steps.core]
         if not self.several and any(v.can_fail or _fails(v) for v in self.body.ops if id(v) in steps.fixed):
             raise Declined("what is the same in every step may fail, and there may be no step")
         if not steps.core:
@@ -352,10 +351,7 @@ class _Loop:
         else:
             self._choose()
             if not self._moved():
-                where = self._why(steps.core[0])
-                self.run.cx.remark(
-                    op, f"stays a loop: what a step leaves in {_listed(names_of)} is read by the next{where}"
-                )
+                self.run.cx.remark(op, f"stays a loop: {self._why()}")
                 return None
         self._sources()
         core = self._core() if steps.core or self.inside else None
@@ -369,8 +365,8 @@ class _Loop:
                 for n, where in ((before, "in front of it"), (behind, "behind it"), (once, "once"))
                 if n
             ]
-            what = f"the recurrence of {_listed(names_of)} stays a loop"
-            self.run.cx.remark(op, f"distributed: {what}; {', '.join(parts)}")
+            parts += ["reductions at once"] if steps.reduces else []
+            self.run.cx.remark(op, f"distributed: {self._left()}; {', '.join(parts)}")
         return self._assembled(core)
 
     # Choosing.
@@ -578,10 +574,26 @@ class _Loop:
             parts.append("what they add up is one reduction")
         return f"; {', '.join(parts)}" if parts else ""
 
-    def _why(self, c: int) -> str:
-        """The line of the value that makes a carry a recurrence."""
-        place = self.body.results[c].location
-        return f", at {place}" if place is not None else ""
+    def _labels(self, carries: Sequence[int]) -> str:
+        return _listed([f"`{self.steps.carries[c].label}`" for c in carries])
+
+    def _left(self) -> str:
+        """What the loop that is left is for."""
+        ordered = [c for c in self.steps.core if c in self.steps.ordered]
+        others = [c for c in self.steps.core if c not in self.steps.ordered]
+        parts = [f"the recurrence of {self._labels(others)} stays a loop"] if others else []
+        parts += [f"a loop adds up {self._labels(ordered)} in the order of the steps"] if ordered else []
+        return " and ".join(parts)
+
+    def _why(self) -> str:
+        """What makes the carries recurrences, with the line of the first."""
+        steps = self.steps
+        others = [c for c in steps.core if c not in steps.ordered]
+        if not others:
+            return f"floats in {self._labels(steps.core)} are added in the order of the steps, and little else is done"
+        place = self.body.results[others[0]].location
+        where = f", at {place}" if place is not None else ""
+        return f"what a step leaves in {self._labels(others)} is read by the next{where}"
 
     # Building.
 

@@ -93,6 +93,43 @@ INDEPENDENT: dict[str, Callable[..., Any]] = {
     "the least of rows": lambda lax, x, y, w, k:
         lax.fori_loop(0, 7, lambda i, c: np.minimum(np.minimum(c, y[i]), x[i]), y[0]),
     "whether any": lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: c | (x[i] > 1), np.bool_(False)),
+    "a difference of integers": lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: c - k[i] * i, 3),
+    "sums and differences": lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: (c - k[i] + i) - 2, 3),
+    "a sum under a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, c + k[i], c), 3),
+    "a sum but for a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, c, c - k[i]), 3),
+    "one of two sums": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, c + k[i] + 1, c - i), 3),
+    "a product under conditions": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, np.where(k[i] > 1, c * k[i], c), c * 2), 3),
+    "the greatest under a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(k[i] > 1, np.maximum(c, x[i]), c), -9.0),
+    "the least integer under a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, np.minimum(c, k[i]), c), 9),
+    "whether all under a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(k[i] > 1, c & (x[i] < 9), c), np.bool_(True)),
+    "a count in a branch": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: lax.cond(x[i] > 0, lambda c: c + 1, lambda c: c, c), 0),
+    "sums in branches": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, s: lax.switch(
+            k[i] - 1, [lambda a, b: (a + i, b), lambda a, b: (a, b - k[i]), lambda a, b: (a + 2, b + 1)], *s), (0, 5)),
+    "three gathered at once": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, s: (s[0] + k[i], np.maximum(s[1], y[i]), s[2] - k[i] * i), (0, y[0], 9)),
+    "rows written under a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, out: np.where(x[i] > 0, put(out, i, y[i] * 2), out), y),
+    "rows written in a branch": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, out: lax.cond(x[i] > 0, lambda o: o, lambda o: put(o, i, o[i] * 2), out), y),
+    "a histogram under a condition": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, add_at(c, k[i], 1), c), np.zeros(7, int)),
+    "two rows of a step": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 3, lambda i, out: put(put(out, 2 * i, y[i]), 2 * i + 1, -y[i]), y),
+    "a row and the one before": lambda lax, x, y, w, k:
+        lax.fori_loop(1, 7, lambda i, out: put(put(out, i, y[i] * 2), i - 1, -y[i]), y),
+    "two columns of a step": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, out: put(put(out, (i, 0), x[i]), (i, 2), -x[i]), y),
+    "sums at two places": lambda lax, x, y, w, k:
+        lax.fori_loop(0, 7, lambda i, c: add_at(add_at(c, k[i], 1), i, 5), np.zeros(7, int)),
     "the last one": lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: y[i] * 2, y[0]),
     "handed on": lambda lax, x, y, w, k: lax.scan(lambda c, a: (a, c + a), x[0], x),
     "handed on twice": lambda lax, x, y, w, k: lax.scan(lambda c, a: ((a, c[0]), c[1] + a), (x[0], x[1]), x),
@@ -149,6 +186,30 @@ RECURRENT: dict[str, tuple[int, Callable[..., Any]]] = {
     "a row of the step before": (
         1, lambda lax, x, y, w, k: lax.fori_loop(1, 7, lambda i, out: put(out, i, np.tanh(out[i - 1] @ w)), y)),
     "a sum of floats": (1, lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: c + np.sin(y[i]) @ w, y[0])),
+    "a difference of floats": (1, lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: c - np.sin(y[i]) @ w, y[0])),
+    "floats under a condition": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: np.where(x[i] > 0, c + np.sin(y[i]) @ w, c), y[0])),
+    "reductions beside": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(
+            0, 7, lambda i, s: (np.tanh(s[0] @ w + y[i]), np.maximum(s[1], x[i] * 2), s[2] + k[i]), (y[0], -9.0, 0))),
+    "the greatest of the states": (
+        1, lambda lax, x, y, w, k: lax.scan(
+            lambda s, a: ((np.tanh(s[0] @ w + a), np.maximum(s[1], s[0])), ()), (y[0], y[0]), y)[0]),
+    "a histogram beside": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(
+            0, 7, lambda i, s: (np.tanh(s[0] @ w + y[i]), add_at(s[1], k[i], x[i])), (y[0], np.zeros(7)))),
+    "a histogram of the states": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(
+            0, 7, lambda i, s: (np.tanh(s[0] @ w + y[i]), add_at(s[1], k[i], s[0][0])), (y[0], np.zeros(7)))),
+    "a row and the next": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(0, 6, lambda i, out: put(put(out, i, y[i] * 2), i + 1, -y[i]), y)),
+    "a row that was just written": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(
+            0, 7, lambda i, out: (lambda new: put(new, i, new[i] * 2))(put(out, i, y[i] @ w)), y)),
+    "a condition on the carry": (
+        1, lambda lax, x, y, w, k: lax.fori_loop(0, 7, lambda i, c: np.where(c > x[i], c - k[i], c + 1), 0)),
+    "a carry that is read on the way": (
+        1, lambda lax, x, y, w, k: lax.scan(lambda c, a: (np.where(a > 0, c + 1, c), c * a), 0, x)),
     "two that hang on each other": (
         1, lambda lax, x, y, w, k: lax.scan(lambda c, a: ((c[1] * 0.5, c[0] + a), c[0] @ w), (y[0], y[1]), y)),
     "handed on in front": (
@@ -231,7 +292,8 @@ def test_compiled(name: str) -> None:
 
 
 def weighted(lax: Any, f: Callable[..., Any], y: Any, w: Any) -> Any:
-    leaves = td.tree.leaves(f(lax, X, y, w, K))
+    given = (X, K) if lax is Plain else (td.numpy.asarray(X), td.numpy.asarray(K))
+    leaves = td.tree.leaves(f(lax, given[0], y, w, given[1]))
     return sum((np.sin(leaf) * (1 + np.arange(leaf.size).reshape(leaf.shape))).sum() for leaf in leaves)
 
 
@@ -255,6 +317,90 @@ def test_the_gradient_of_weights_is_one_product_behind_the_loop() -> None:
     for loop in (value for value in made.ops if isinstance(value, Scan)):
         assert all(result.rank <= 1 for result in loop.body.results)
         assert [v.name for v in loop.body.ops].count("dot") == 1
+
+
+# Bits.
+
+
+def test_what_is_not_added_leaves_the_sign_of_zero() -> None:
+    """-0.0 + 0.0 is 0.0, so what a step does not add is -0.0; an infinity or NaN that is not taken is not there."""
+    x = np.array([np.inf, -1.0, np.nan, -2.0, 1e300])
+
+    def f(lax: Any, x: Any) -> Any:
+        def step(i: Any, c: Any) -> Any:
+            none, some = c
+            return np.where(x[i] < -9, none + x[i], none), np.where(abs(x[i]) < 9, some - x[i] * x[i], some)
+
+        return lax.fori_loop(0, 5, step, (np.float64(-0.0), np.float64(-0.0)))
+
+    with np.errstate(over="ignore"):
+        want = f(Plain, x)
+    assert np.signbit(want[0]) and want[1] == -5
+    compiled = td.jit(lambda x: f(td.lax, x))(x)
+    graph = td.jit(lambda x: f(td.lax, x)).trace(x).graph
+    for found in (compiled, evaluate(vectorized(graph, always=True)[0], x), evaluate(vectorized(graph)[0], x)):
+        for one, expected in zip(found, want, strict=True):
+            np.testing.assert_array_equal(one, expected)
+            assert np.isnan(one) or np.signbit(one) == np.signbit(expected)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int64", "uint32", "float16", "float32", "float64", "bool"])
+def test_what_is_neutral_in_every_dtype(dtype: str) -> None:
+    """Sums wrap, products too; the ends of a type are its own greatest and least."""
+    values = np.array([200, 3, 7, 100, 5, 255]).astype(dtype)
+    m = np.array([True, False, True, True, False, True])
+    operators = [np.maximum, np.minimum] + (
+        [np.logical_or, np.logical_and] if dtype == "bool" else [np.add, np.multiply]
+    )
+    if dtype != "bool":
+        operators.append(np.subtract)
+    for op in operators:
+        for skipped in (m, ~m, np.zeros(6, bool)):
+            f = lambda lax, v, m, op=op: lax.fori_loop(  # noqa: E731
+                0, 6, lambda i, c: np.where(m[i], op(c, v[i]), c), v[1]
+            )
+            exact = op not in (np.add, np.subtract, np.multiply) or np.dtype(dtype).kind in "iu"
+            with np.errstate(over="ignore"):
+                check(f, values, skipped, left=None if not exact else 0, exact=True)
+
+
+def test_branches_that_are_not_taken_do_not_fail() -> None:
+    """An index is only looked at where its branch is taken, as in the loop; where it is taken it fails."""
+    f = td.jit(
+        lambda x, k: td.lax.fori_loop(
+            0, 7, lambda i, c: td.lax.cond(k[i] < 7, lambda c: c + x[k[i]], lambda c: c, c), 0
+        )
+    )
+    x = np.arange(10, 17)
+    for k in (K, K + 3):
+        assert f(x, k) == sum(x[i] for i in k if i < 7)
+    assert "vectorized: 7 steps" in f.explain() or "registers" in f.explain()
+    with pytest.raises(IndexError):
+        f(x, np.full(7, -8))
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.sampled_from([-2, -1, 0, 1, 2, 3])), min_size=2, max_size=3),
+    st.integers(0, 4), st.booleans(), st.sampled_from(["set", "add", "ints"]),
+)  # fmt: skip
+@settings(max_examples=80, deadline=None)
+def test_several_writes_of_a_step(lines: list[tuple[int, int]], steps: int, reverse: bool, how: str) -> None:
+    """Wherever the writes of a step meet those of another: the loop in NumPy says which is left."""
+    size = 24
+    starts = [at - min(by, 0) * 4 for at, by in lines]
+    write = put if how == "set" else add_at
+
+    def f(lax: Any, x: Any) -> Any:
+        def step(s: Any, value: Any) -> Any:
+            n, out = s
+            for j, (start, (_, by)) in enumerate(zip(starts, lines, strict=True)):
+                out = write(out, start + by * n, value * (j + 1) + j)
+            return (n + 1, out), ()
+
+        return lax.scan(step, (0, np.zeros(size, x.dtype)), x, reverse=reverse)[0][1]
+
+    values = np.array([3.1, -1.7, 0.4, 9.3])[:steps]
+    check(f, (values * 10).astype(int) if how == "ints" else values, left=None, exact=True)
 
 
 # What is said.
