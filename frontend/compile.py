@@ -64,7 +64,7 @@ from ..runtime.errors import Place
 from ..runtime.executable import CallContext, Executable
 from ..runtime.join import join
 from ..runtime.signature import Failure, Signature, Tensor
-from ..runtime.threads import default_threads, pool
+from ..runtime.threads import default_threads, idle_processors, pool
 from .options import Options, config
 
 if TYPE_CHECKING:
@@ -425,8 +425,10 @@ def stats() -> Stats:
 
 
 def processes(options: Options) -> int:
-    """How many processes may generate the code of one program."""
-    return options.compile_processes or default_threads()
+    """How many processes may generate the code of one program. Unless a number is set, processors that others use are
+    left to them: what a worker does there, this process would have done as soon."""
+    most = default_threads()
+    return options.compile_processes or min(options.num_threads or most, most, 1 + idle_processors())
 
 
 def disk_cache(options: Options) -> ObjectCache | None:

@@ -35,7 +35,7 @@ class Options:
 
     num_threads: int = _knob(0, "the most threads of a call; 0: affinity and cgroup quota decide", least=0)
     compile_processes: int = _knob(
-        0, "the most processes that generate code of one large program; 0: as threads; 1: only this one", least=0
+        0, "the most processes that generate code of a large program; 0: threads and idle processors; 1: one", least=0
     )
     debug: int = _knob(0, "1 timings, 2 kernels, 4 code, or their sum, on standard error", least=0)
     check: bool = _knob(False, "verify and evaluate after every pass; detect changed captures")

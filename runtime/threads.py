@@ -11,8 +11,11 @@ import ctypes
 import os
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from . import cgroup, loader
+
+LOAD = Path("/proc/loadavg")
 
 _lock = threading.Lock()
 _code: loader.LoadedObject | None = None
@@ -42,6 +45,17 @@ def default_threads() -> int:
     cpus = len(os.sched_getaffinity(0))
     quota = cgroup.cpus()
     return cpus if quota is None else max(1, min(cpus, quota))
+
+
+def idle_processors(load: Path = LOAD) -> int:
+    """How many processors nobody uses at this moment, as far as the kernel tells: its count of what is running has
+    this thread in it."""
+    processors = os.cpu_count() or 1
+    try:
+        running = int(load.read_text().split()[3].partition("/")[0])
+    except (OSError, ValueError, IndexError):
+        running = 1
+    return max(0, processors - running)
 
 
 def _forget() -> None:

@@ -19,6 +19,7 @@ from harness.lines import Chapter, at_most
 CHAPTER = Chapter("compiling")
 
 KERNELS = 200
+MANY_KERNELS = 500
 # Unary and binary steps of a chain, written for both NumPy and jax.numpy.
 STEPS: tuple[Callable[[Any, Any, Any, float], Any], ...] = (
     lambda xp, h, x, c: h + c,
@@ -36,11 +37,11 @@ STEPS: tuple[Callable[[Any, Any, Any, float], Any], ...] = (
 )
 
 
-def many_kernels(xp: Any) -> Callable[..., Any]:
+def many_kernels(xp: Any, count: int = KERNELS) -> Callable[..., Any]:
     """A chain of eight random steps on each array: no two chains are alike, and no two arrays of one size, so that
     neither deduplication nor joining neighbours makes them fewer."""
     draw = random.Random(0)
-    chains = [[(draw.choice(STEPS), round(draw.uniform(-2, 2), 3)) for _ in range(8)] for _ in range(KERNELS)]
+    chains = [[(draw.choice(STEPS), round(draw.uniform(-2, 2), 3)) for _ in range(8)] for _ in range(count)]
 
     def program(arrays: Any) -> Any:
         results = []
@@ -54,24 +55,24 @@ def many_kernels(xp: Any) -> Callable[..., Any]:
     return program
 
 
-def many_arrays() -> list[Any]:
+def many_arrays(count: int = KERNELS) -> list[Any]:
     rng = np.random.default_rng(0)
-    return [rng.standard_normal(100 + k).astype(np.float32) for k in range(KERNELS)]
+    return [rng.standard_normal(100 + k).astype(np.float32) for k in range(count)]
 
 
 def _cache(folder: str) -> None:
     os.environ["TREADLE_CACHE_DIR"] = folder
 
 
-def _first_call() -> float:
+def _first_call(count: int = KERNELS) -> float:
     """From the call to its results, in a process that has imported treadle and nothing else of it."""
     import treadle as td
 
-    function, arrays = td.jit(many_kernels(np)), many_arrays()
+    function, arrays = td.jit(many_kernels(np, count)), many_arrays(count)
     start = time.perf_counter()
     results = function(arrays)
     seconds = time.perf_counter() - start
-    expected = many_kernels(np)(arrays)
+    expected = many_kernels(np, count)(arrays)
     for found, wanted in zip(results, expected, strict=True):
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
     return seconds
@@ -81,6 +82,16 @@ def _cold() -> float:
     with tempfile.TemporaryDirectory() as folder:
         _cache(folder)
         return _first_call()
+
+
+def _many_cold(processes: int) -> Callable[[], float]:
+    def seconds() -> float:
+        os.environ["TREADLE_COMPILE_PROCESSES"] = str(processes)
+        with tempfile.TemporaryDirectory() as folder:
+            _cache(folder)
+            return _first_call(MANY_KERNELS)
+
+    return seconds
 
 
 def _warm() -> float:
@@ -106,6 +117,15 @@ CHAPTER.line(f"{KERNELS} distinct kernels, cold", way="process", bar=at_most(1.0
 CHAPTER.line(
     f"{KERNELS} distinct kernels, a new process with a warm cache", way="process", bar=at_most(0.08), treadle=_warm
 )
+
+for _processes, _how in ((1, "in one process"), (2, "with a worker")):
+    CHAPTER.line(
+        f"{MANY_KERNELS} distinct kernels, cold, code generated {_how}",
+        way="process",
+        threads=2,
+        rounds=3,
+        treadle=_many_cold(_processes),
+    )
 
 
 def layers(xp: Any, count: int) -> Callable[..., Any]:

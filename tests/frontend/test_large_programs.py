@@ -11,7 +11,9 @@ import pytest
 
 import treadle as td
 from treadle.codegen.llvm import assemble, workers
+from treadle.frontend import compile as driver
 from treadle.frontend.compile import Compilation, target_named
+from treadle.frontend.options import Options
 from treadle.runtime import elf
 from treadle.runtime.link import link
 
@@ -91,6 +93,21 @@ def test_parts_for_other_machines(small_parts: None, target: str) -> None:
     assert set(elf.undefined_symbols(code)) <= {"memcpy", "memset"}
     assert link(code, soname="x.so")
     assert set(features) <= set(target_named(target).features)
+
+
+def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as threads, no more than processors that are idle; a number that is set is an order."""
+    monkeypatch.setattr(driver, "default_threads", lambda: 8)
+    for idle, wanted, threads, found in (
+        (7, 0, 0, 8),
+        (2, 0, 0, 3),
+        (0, 0, 0, 1),
+        (7, 0, 2, 2),
+        (7, 0, 99, 8),
+        (0, 5, 1, 5),
+    ):
+        monkeypatch.setattr(driver, "idle_processors", lambda idle=idle: idle)
+        assert driver.processes(Options(compile_processes=wanted, num_threads=threads)) == found
 
 
 # A few hundred kernels are where workers begin to pay; what is said about them is for whoever asks where the time went.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +79,23 @@ def test_the_default_is_what_this_process_may_use() -> None:
         assert threads.default_threads() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+@pytest.mark.parametrize(
+    ("load", "idle"),
+    [
+        ("3.57 4.07 3.27 1/96 7251\n", 7),
+        ("0.00 0.00 0.00 8/96 7251\n", 0),
+        ("99.0 99.0 99.0 40/960 7251\n", 0),
+        ("", 7),
+        ("of another kernel\n", 7),
+    ],
+)
+def test_idle_processors(load: str, idle: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What runs now counts, not what ran in the last minutes; where the kernel does not tell, all others are idle."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    path = tmp_path / "loadavg"
+    path.write_text(load)
+    assert threads.idle_processors(path) == idle
+    assert threads.idle_processors(tmp_path / "absent") == 7
+    assert 0 <= threads.idle_processors() < 8
