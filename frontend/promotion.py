@@ -56,13 +56,23 @@ def loop(
     """The dtypes that the ufunc takes and gives for these operands. TD0816 where NumPy has no loop for them."""
     found = _loop(ufunc, operands, dtype, signature, casting, reduction)
     if isinstance(found, str):
-        raise TypeMismatch(
-            f"{ufunc.__name__}: {found}",
-            code="TD0816",
-            location=here(),
-            edit="convert one of the operands with .astype",
-        )
+        if found.startswith("not supported for the input types"):
+            given = " and ".join([f"a Python {x.__name__}" if isinstance(x, type) else x.name for x in operands])
+            found = f"{given} {'are' if len(operands) > 1 else 'is'} not among what it takes"
+        edit = _accepted(ufunc, operands)
+        raise TypeMismatch(f"{ufunc.__name__}: {found}", code="TD0816", location=here(), edit=edit)
     return found
+
+
+def _accepted(ufunc: np.ufunc, operands: tuple[Described, ...]) -> str:
+    """What to hand to a ufunc that has no loop for the operands."""
+    letters = {letter for kinds in ufunc.types for letter in kinds.partition("->")[0]}
+    kinds = {"complex" if operand is complex else getattr(operand, "kind", "") for operand in operands}
+    if not letters & set("efdg"):
+        return "integers or bools, such as x.astype(int) or a comparison"
+    if "complex" in kinds and not letters & set("FD"):
+        return "abs(x), or x.real and x.imag"
+    return "convert one of the operands with .astype"
 
 
 @lru_cache(maxsize=4096)

@@ -156,7 +156,7 @@ def of(numpy_dtype: object) -> DType:
             code="TD0101",
             edit=f"write {str(bits.numpy)!r}: NumPy counts the bytes in {numpy_dtype!r}"
             if bits is not None
-            else "convert it to a number first, for example with .astype(np.float64)",
+            else "a dtype of numbers instead, for example by .astype(np.float64)",
         )
     return found
 

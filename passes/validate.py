@@ -5,8 +5,8 @@ the contents of its operands. The graph is evaluated on such contents, and so is
 over memory that holds them; every byte of every result must then hold the same piece of the same term. Since this
 follows values and not lifetimes, it shares nothing with the planner that it checks: a slot reused too early, an
 update over what is still read, a lost copy of a loop's carry each give another term somewhere. Sizes are taken at a
-few values, branches are chosen and loops ended by a hash of the content that decides, which is the same on both
-sides."""
+few values, loops run a few times, and branches are chosen by a hash of the content that decides. What decides, in a
+loop each time, must be the same contents on both sides, too."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ from .reuse import join_of, view_of
 Piece: TypeAlias = tuple[str, int, int]  # term, first byte of it, number of bytes
 Rope: TypeAlias = tuple[Piece, ...]
 
+TIMES = (2, 0, 1, 3)  # that a loop without a known number of rounds runs, in each of the comparisons
 MOST_STEPS = 20_000  # kernels run before the comparison is given up
 
 
@@ -76,6 +77,7 @@ class Terms:
         self.sizes = sizes
         self.salt = salt
         self.steps = 0
+        self.decided: list[Rope] = []  # what branches and loops have looked at
         self._structures: dict[int, tuple[Graph, str]] = {}
 
     def structure(self, body: Graph) -> str:
@@ -97,9 +99,21 @@ class Terms:
     def bytes(self, kind: TensorType) -> int:
         return evaluate_dim(kind.bytes, self.sizes)
 
-    def chance(self, rope: Rope, ways: int) -> int:
+    def chosen(self, rope: Rope, ways: int) -> int:
         """Which way a content that decides goes."""
-        return int(hashlib.sha256(f"{self.salt} {rope!r}".encode()).hexdigest()[:8], 16) % ways
+        self.decided.append(joined([rope]))
+        return int(hashlib.sha256(f"{self.salt} {self.decided[-1]!r}".encode()).hexdigest()[:8], 16) % ways
+
+    def goes_on(self, rope: Rope, done: int) -> bool:
+        """Whether a loop that has run so often, and has this for a condition, runs again: the same for every content,
+        for a hash might never enter the loop that is wrong."""
+        self.decided.append(joined([rope]))
+        return done < TIMES[self.salt]
+
+    def taken(self) -> list[Rope]:
+        """What has decided since this was asked last, in an order of its own: loops may change places."""
+        found, self.decided = sorted(self.decided), []
+        return found
 
 
 class _Graphs:
@@ -139,7 +153,7 @@ class _Graphs:
             case WhileOp():
                 return self.repeat(value, operands)
             case SwitchOp(_, _, branches):
-                return self.run(branches[terms.chance(operands[0], len(branches))], operands[1:])
+                return self.run(branches[terms.chosen(operands[0], len(branches))], operands[1:])
             case _:
                 leaf = Graph(value.name, (), (value,))
                 return terms.applied(leaf, ())
@@ -162,10 +176,10 @@ class _Graphs:
     def repeat(self, op: WhileOp, operands: list[Rope]) -> list[Rope]:
         n = len(op.consts)
         consts, carry = operands[:n], operands[n:]
-        steps = 0
-        while self.terms.chance((*self.run(op.condition, [*consts, *carry])[0], ("step", steps, 0)), 2):
+        done = 0
+        while self.terms.goes_on(self.run(op.condition, [*consts, *carry])[0], done):
             carry = self.run(op.body, [*consts, *carry])
-            steps += 1
+            done += 1
         return carry
 
 
@@ -259,12 +273,12 @@ class _Programs:
                 case While(condition, flag, body):
                     done = 0
                     self.body(condition)
-                    while self.terms.chance((*self.read(flag), ("step", done, 0)), 2):
+                    while self.terms.goes_on(self.read(flag), done):
                         self.body(body)
                         self.body(condition)
                         done += 1
                 case Switch(selector, branches):
-                    self.body(branches[self.terms.chance(self.read(selector), len(branches))])
+                    self.body(branches[self.terms.chosen(self.read(selector), len(branches))])
 
     def call(self, call: Call) -> None:
         body = self.kernels[call.kernel].graph
@@ -296,13 +310,13 @@ def validate(graph: Graph, program: Program) -> None:
         arguments = [whole(f"in {i}", terms.bytes(kind)) for i, kind in enumerate(graph.param_types)]
         try:
             wanted = _Graphs(terms).run(graph, arguments)
+            decided = terms.taken()
             found = _Programs(program, terms).run()
         except _TooLong:
             continue
+        at = f" (at {', '.join(f'{n}={v}' for n, v in sizes.items())})" if sizes else ""
         for i, (expected, rope) in enumerate(zip(wanted, found, strict=True)):
             if joined([expected]) != joined([rope]):
-                raise CheckFailed(
-                    f"{program.name}: result {i} does not hold what the graph says"
-                    + (f" (at {', '.join(f'{n}={v}' for n, v in sizes.items())})" if sizes else ""),
-                    code="TD0352",
-                )
+                raise CheckFailed(f"{program.name}: result {i} does not hold what the graph says{at}", code="TD0352")
+        if decided != terms.taken():
+            raise CheckFailed(f"{program.name}: a loop or a branch does not see what the graph says{at}", code="TD0352")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ...ir.dims import Dim, product
+from ...ir.dims import Dim, product, show
 from ...ir.dtypes import bool_, c128, f32, f64, i64, u8
 from ...ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ...ir.ops import elementwise as e
@@ -44,8 +44,8 @@ from .sorting import argsort, searchsorted
 from .ufuncs import elementwise
 
 
-def _wrong(message: str) -> InvalidValue:
-    return InvalidValue(message, code="TD0822", location=here())
+def _wrong(message: str, edit: str) -> InvalidValue:
+    return InvalidValue(message, code="TD0822", location=here(), edit=edit)
 
 
 def _sub(x: Any, y: Any) -> Tracer:
@@ -76,10 +76,10 @@ def diff(a: Any, n: Any = 1, axis: Any = -1, prepend: Any = GIVEN, append: Any =
     if count == 0:
         return lift(a)
     if count < 0:
-        raise _wrong(f"order must be non-negative but got {count}")
+        raise _wrong(f"order must be non-negative but got {count}", "n=0 gives the array itself")
     x = lift(a)
     if x.ndim == 0:
-        raise _wrong("diff requires input that is at least one dimensional")
+        raise _wrong("diff requires input that is at least one dimensional", "an array, such as x[None]")
     number = axis_of(axis, x.ndim)
     parts = [_beside(prepend, x, number), x, _beside(append, x, number)]
     given = [part for part in parts if part is not None]
@@ -141,7 +141,7 @@ def gradient(f: Any, *varargs: Any, axis: Any = None, edge_order: int = 1) -> An
             edit="one spacing for all axes, or one for each",
         )
     if edge_order not in (1, 2):
-        raise _wrong("'edge_order' greater than 2 not supported")
+        raise _wrong(f"'edge_order' {edge_order!r} is not supported", "1 or 2")
     kind = x.value.dtype
     if kind is bool_:
         raise TypeMismatch(
@@ -159,7 +159,10 @@ def _gradient(x: Tracer, axis: int, step: Any, edge_order: int) -> Tracer:
     value = unwrap(x)
     size = value.shape[axis]
     if type(size) is int and size < edge_order + 1:
-        raise _wrong("the array is too small for a gradient: at least edge_order + 1 elements are needed")
+        raise _wrong(
+            f"the array is too small for a gradient: axis {axis} has {size}",
+            f"at least edge_order + 1 = {edge_order + 1} elements, or axis= of another axis",
+        )
 
     def part(low: Dim, high: Dim) -> Tracer:
         return wrap(cut(value, axis, low, high))
@@ -176,7 +179,10 @@ def _gradient(x: Tracer, axis: int, step: Any, edge_order: int) -> Tracer:
             last = _three(part, (size - 3, size - 2, size - 1), (0.5 / step, -2.0 / step, 1.5 / step))
         return concatenate([first, inside, last], axis)
     if coordinates.ndim != 1 or coordinates.shape[0] != size:
-        raise _wrong("when 1d, distances must match the length of the corresponding dimension")
+        raise _wrong(
+            f"when 1d, distances must match the length of the corresponding dimension, {show(size)}",
+            "one coordinate for each element, or one number for a constant spacing",
+        )
     if coordinates.value.dtype.is_integer:
         coordinates = astype(coordinates, f64)
     gaps = diff(coordinates)
@@ -252,9 +258,11 @@ def interp(x: Any, xp: Any, fp: Any, left: Any = None, right: Any = None, period
     at = wrap(convert(unwrap(lift(x)), f64))
     known, values = wrap(convert(unwrap(lift(xp)), f64)), wrap(convert(unwrap(lift(fp)), c128 if complex_ else f64))
     if known.ndim != 1 or values.ndim != 1:
-        raise _wrong("Data points must be 1-D sequences")
+        raise _wrong(f"interp: xp has {known.ndim} axes, fp {values.ndim}", "vectors; td.vmap interpolates in several")
     if known.shape[0] != values.shape[0]:
-        raise _wrong("fp and xp are not of the same length.")
+        raise _wrong(
+            f"interp: xp has {show(known.shape[0])} elements, fp {show(values.shape[0])}", "a value for each point"
+        )
     if period is not None:
         width = abs(period)
         at = elementwise(np.remainder, at, width)
@@ -311,12 +319,12 @@ def _one_d(a: Any, v: Any, mode: Any) -> tuple[Value, Value]:
     x, y = lift(a), lift(v)
     kind = result_type(x.value.dtype, y.value.dtype)
     if x.ndim > 1 or y.ndim > 1:
-        raise _wrong("object too deep for desired array")
+        raise _wrong(f"vectors are needed, these have {x.ndim} and {y.ndim} axes", "td.vmap, or td.nn.conv for images")
     for what, each in (("first", x), ("second", y)):
         if type(each.size) is int and each.size == 0:
-            raise _wrong(f"{what} argument cannot be empty")
+            raise _wrong(f"{what} argument cannot be empty", "at least one element")
     if mode not in ("full", "same", "valid"):
-        raise _wrong(f"mode must be one of 'valid', 'same', or 'full' (got {mode!r})")
+        raise _wrong(f"mode {mode!r} does not exist", "valid, same or full")
     values = [convert(unwrap(each), kind) for each in (x, y)]
     first, second = (reshape(value, (value.tensor.size,)) for value in values)
     return first, second
@@ -545,7 +553,7 @@ def packbits(a: Any, /, axis: Any = None, bitorder: str = "big") -> Tracer:
 
 def _bit_weights(like: Value, axis: int, bitorder: str) -> Value:
     if bitorder not in ("big", "little"):
-        raise _wrong("'order' must be either 'little' or 'big'")
+        raise _wrong(f"bitorder {bitorder!r} does not exist", "little or big")
     powers = np.array([1, 2, 4, 8, 16, 32, 64, 128], np.uint8)
     row = unwrap(lift(powers[::-1].copy() if bitorder == "big" else powers))
     return broadcast(reshape(row, tuple(8 if i == axis else 1 for i in range(like.rank))), like.shape)
@@ -667,7 +675,7 @@ def ix_(*args: Any) -> tuple[Tracer, ...]:
             each = np.flatnonzero(known) if known.dtype == np.bool_ else known
         x = lift(each)
         if x.ndim != 1:
-            raise _wrong("Cross index must be 1 dimensional")
+            raise _wrong(f"ix_: an index has {x.ndim} axes, one is needed", "x.ravel()")
         if x.value.dtype is bool_:
             raise Unsupported("ix_ of a traced mask", code="TD0811", location=here(), edit="give positions")
         found.append(wrap(reshape(unwrap(x), tuple(x.shape[0] if i == j else 1 for j in range(len(args))))))

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ...ir.dims import show
 from ...ir.dtypes import DType, bool_, i32, i64, real_of
 from ...ir.errors import Unsupported
 from ...ir.graph import Graph
@@ -35,7 +36,7 @@ from .creation import eye, vander
 from .linear import contract, matmul
 from .reductions import count_nonzero
 from .shaping import cut
-from .solve import adjoint, basis, diagonal_of, inexact, squared, wrong
+from .solve import adjoint, basis, diagonal_of, inexact, not_square, squared, wrong
 from .ufuncs import elementwise
 
 _SIZE: Final = "the size of a matrix"
@@ -204,9 +205,9 @@ def _hermitian(a: Any, UPLO: str) -> Value:
     kind = inexact(a)
     x = convert(unwrap(lift(a)), kind)
     if x.rank < 2 or x.shape[-1] != x.shape[-2]:
-        raise wrong("Last 2 dimensions of the array must be square")
+        raise not_square(x)
     if UPLO.upper() not in ("L", "U"):
-        raise wrong("UPLO argument must be 'L' or 'U'")
+        raise wrong(f"UPLO is {UPLO!r}", "'L' or 'U'")
     place = TensorType(x.shape, i64)
     down, right = Iota(place, x.rank - 2), Iota(place, x.rank - 1)
     inside = down > right if UPLO.upper() == "L" else down < right
@@ -289,7 +290,7 @@ def eigvalsh(a: Any, UPLO: str = "L") -> Tracer:
 def matrix(a: Any) -> Value:
     x = convert(unwrap(lift(a)), inexact(a))
     if x.rank < 2:
-        raise wrong(f"{x.rank}-dimensional array given. Array must be at least two-dimensional")
+        raise not_square(x)
     return x
 
 
@@ -500,11 +501,11 @@ def lstsq(a: Any, b: Any, rcond: Any = None) -> tuple[Tracer, ...]:
     kind = inexact(a, b)
     x, right = convert(unwrap(lift(a)), kind), convert(unwrap(lift(b)), kind)
     if x.rank != 2:
-        raise wrong(f"{x.rank}-dimensional array given. Array must be two-dimensional")
+        raise wrong(f"{x.rank}-dimensional array given. Array must be two-dimensional", "td.vmap solves a stack")
     vector = right.rank == 1
     right = expand(right, (1,)) if vector else right
     if right.shape[0] != x.shape[0]:
-        raise wrong("Incompatible dimensions")
+        raise wrong(f"lstsq: the matrix has {show(x.shape[0])} rows, b has {show(right.shape[0])}", "b of as many rows")
     m, n = _sizes(x)
     values = singular_values(x)
     share = max(m, n) * _epsilon(kind) if rcond is None else _epsilon(kind) if _negative(rcond) else rcond
@@ -548,7 +549,7 @@ def polyfit(x: Any, y: Any, deg: Any, rcond: Any = None, full: bool = False, w: 
     order = static_int(deg, "deg") + 1
     points, right = (elementwise(np.add, each, 0.0) for each in (x, y))
     if points.ndim != 1 or right.ndim not in (1, 2) or right.shape[0] != points.shape[0]:
-        raise wrong("expected x and y to have same length")
+        raise wrong("polyfit: expected x and y to have same length", "a value for each point")
     powers = vander(points, order)
     if w is not None:
         weight = elementwise(np.add, w, 0.0)

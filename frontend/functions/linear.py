@@ -50,6 +50,7 @@ def _wrong(message: str, edit: str | None = None) -> ShapeMismatch:
     return ShapeMismatch(message, code="TD0824", location=here(), edit=edit)
 
 
+_EACH: Final = "a label for each axis; ... stands for those that have none"
 _LABELS: Final = "a label of its own for each size; operands are transposed by the order of their labels"
 
 
@@ -160,7 +161,7 @@ def vecdot(x1: Any, x2: Any, /, out: Any = None, *, axis: Any = -1, **options: A
     takes, gives = loop(np.vecdot, (described(x), described(y)), dtype_argument(options.get("dtype")))
     a, b = typed(x, takes[0]), typed(y, takes[1])
     if a.rank == 0 or b.rank == 0:
-        raise _wrong("vecdot: operands need at least one dimension")
+        raise _wrong("vecdot: operands need at least one dimension", "* instead of vecdot")
     a, b = _last(a, axis), _last(b, axis)
     if a.dtype.kind == "complex":
         a = e.Conj(a)
@@ -188,7 +189,7 @@ def matvec(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
     takes, gives = loop(_MATVEC, (described(x), described(y)))
     a, b = typed(x, takes[0]), typed(y, takes[1])
     if a.rank < 2 or b.rank < 1 or a.shape[-1] != b.shape[-1]:
-        raise _wrong(f"matvec: {a.type} and {b.type} do not go together")
+        raise _wrong(f"matvec: {a.type} and {b.type} do not go together", "a vector as long as the matrix has columns")
     found = product_of(a, expand(b, (b.rank,)))
     return wrap(convert(reshape(found, found.shape[:-1]), gives[0]))
 
@@ -199,7 +200,7 @@ def vecmat(x1: Any, x2: Any, /, out: Any = None, **options: Any) -> Tracer:
     takes, gives = loop(_VECMAT, (described(x), described(y)))
     a, b = typed(x, takes[0]), typed(y, takes[1])
     if a.rank < 1 or b.rank < 2 or a.shape[-1] != b.shape[-2]:
-        raise _wrong(f"vecmat: {a.type} and {b.type} do not go together")
+        raise _wrong(f"vecmat: {a.type} and {b.type} do not go together", "a vector as long as the matrix has rows")
     if a.dtype.kind == "complex":
         a = e.Conj(a)
     found = product_of(expand(a, (a.rank - 1,)), b)
@@ -231,7 +232,7 @@ def vdot(a: Any, b: Any, /) -> Tracer:
         x = e.Conj(x)
     size_x, size_y = x.tensor.size, y.tensor.size
     if size_x != size_y:
-        raise _wrong(f"vdot: {show(size_x)} and {show(size_y)} elements")
+        raise _wrong(f"vdot: {show(size_x)} and {show(size_y)} elements", "@ for other shapes than equal ones")
     return wrap(contract(reshape(x, (size_x,)), reshape(y, (size_y,)), (), (), (0,), (0,)))
 
 
@@ -260,7 +261,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tracer:
         x_axes = tuple(first) if isinstance(first, tuple | list) else (first,)
         y_axes = tuple(second) if isinstance(second, tuple | list) else (second,)
     if len(x_axes) != len(y_axes):
-        raise _wrong("shape-mismatch for sum: the axes differ in number")
+        raise _wrong(f"tensordot: {len(x_axes)} and {len(y_axes)} axes are summed", "as many axes of each")
     return wrap(contract(x, y, (), (), axes_of(tuple(x_axes), x.rank), axes_of(tuple(y_axes), y.rank)))
 
 
@@ -287,7 +288,10 @@ def cross(a: Any, b: Any, axisa: Any = -1, axisb: Any = -1, axisc: Any = -1, axi
     x, y = _last(x, axisa), _last(y, axisb)
     widths = (x.shape[-1], y.shape[-1])
     if any(width not in (2, 3) for width in widths):
-        raise _wrong("incompatible dimensions for cross product (dimension must be 2 or 3)")
+        raise _wrong(
+            f"cross: vectors of {show(widths[0])} and {show(widths[1])} elements, of 2 or 3 are needed",
+            "axisa= and axisb= name the axes of the vectors",
+        )
     lead = broadcast_shapes(x.shape[:-1], y.shape[:-1])
 
     def parts(v: Value) -> list[Value]:
@@ -340,7 +344,7 @@ def _subscripts(operands: Sequence[Any]) -> tuple[list[str], str, list[Tracer]]:
     left, arrow, right = text.partition("->")
     terms = left.split(",")
     if len(terms) != len(xs):
-        raise _wrong(f"einsum: {len(terms)} terms in {text!r} for {len(xs)} operands")
+        raise _wrong(f"einsum: {len(terms)} terms in {text!r} for {len(xs)} operands", "a term for each operand")
     used = {c for c in text if c.isalpha()}
     free = [c for c in map(chr, range(0x3B1, 0x3B1 + 64)) if c not in used]
     depth = 0
@@ -349,13 +353,13 @@ def _subscripts(operands: Sequence[Any]) -> tuple[list[str], str, list[Tracer]]:
         if "..." in term:
             depth = max(depth, x.ndim - named)
         elif named != x.ndim:
-            raise _wrong(f"einsum: the term {term!r} names {named} axes of {x.value.type}")
+            raise _wrong(f"einsum: the term {term!r} names {named} axes of {x.value.type}", _EACH)
     dots = "".join(free[:depth])
     spelt = []
     for term, x in zip(terms, xs, strict=True):
         count = x.ndim - len(term.replace("...", ""))
         if count < 0:
-            raise _wrong(f"einsum: the term {term!r} names more axes than {x.value.type} has")
+            raise _wrong(f"einsum: the term {term!r} names more axes than {x.value.type} has", _EACH)
         spelt.append(term.replace("...", dots[depth - count :] if count else ""))
     if arrow:
         output = right.replace("...", dots)
@@ -364,12 +368,14 @@ def _subscripts(operands: Sequence[Any]) -> tuple[list[str], str, list[Tracer]]:
         output = dots + "".join(letters)
     for c in output:
         if output.count(c) > 1:
-            raise _wrong(f"einsum: the label {c!r} repeats in the output of {text!r}")
+            raise _wrong(f"einsum: the label {c!r} repeats in the output of {text!r}", "each label once behind ->")
         if not any(c in term for term in spelt):
-            raise _wrong(f"einsum: the output label {c!r} is in no operand of {text!r}")
+            raise _wrong(
+                f"einsum: the output label {c!r} is in no operand of {text!r}", "labels of the operands behind ->"
+            )
     for c in "".join(spelt):
         if not c.isalpha():
-            raise _wrong(f"einsum: {c!r} in {text!r} is not a label")
+            raise _wrong(f"einsum: {c!r} in {text!r} is not a label", "letters, commas, ... and ->")
     return spelt, output, xs
 
 
@@ -472,9 +478,8 @@ def _pair(x: Labelled, y: Labelled, wanted: set[str]) -> Labelled:
     shared = [c for c in left if c in right]
     for c in shared:
         if a.shape[left.index(c)] != b.shape[right.index(c)]:
-            raise _wrong(
-                f"einsum: the label {c!r} stands for {show(a.shape[left.index(c)])} and {show(b.shape[right.index(c)])}"
-            )
+            m, n = a.shape[left.index(c)], b.shape[right.index(c)]
+            raise _wrong(f"einsum: the label {c!r} stands for {show(m)} and {show(n)}", _LABELS)
     batch = [c for c in shared if c in wanted]
     summed = [c for c in shared if c not in wanted]
     found = contract(
@@ -545,7 +550,9 @@ def matrix_power(a: Any, n: Any) -> Tracer:
     x = lift(a)
     power = static_int(n, "n")
     if x.ndim < 2 or x.shape[-1] != x.shape[-2]:
-        raise _wrong("matrix_power: the last two axes must be square")
+        raise _wrong(
+            f"matrix_power: the last two axes of {x.value.type} are not square", "** for powers of the elements"
+        )
     if power == 0:
         from .creation import eye
 

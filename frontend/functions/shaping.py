@@ -41,6 +41,8 @@ from ..sizes import shown
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
 
+_DEEPER = "an axis of 1 goes in front with x[None]"
+
 
 def _wrong(message: str, edit: str | None = None) -> InvalidValue:
     return InvalidValue(message, code="TD0822", location=here(), edit=edit)
@@ -122,14 +124,14 @@ def transpose(a: Any, axes: Any = None) -> Tracer:
         return wrap(permute(value, range(value.rank)[::-1]))
     order = axes_of(tuple(axes) if not isinstance(axes, int) else (axes,), value.rank)
     if len(order) != value.rank:
-        raise _wrong(f"axes {axes} don't match an array of {value.rank} dimensions")
+        raise _wrong(f"axes {axes} don't match an array of {value.rank} dimensions", "each axis once")
     return wrap(permute(value, order))
 
 
 def matrix_transpose(x: Any, /) -> Tracer:
     value = unwrap(lift(x))
     if value.rank < 2:
-        raise _wrong(f"matrix_transpose needs at least 2 dimensions, not {value.rank}")
+        raise _wrong(f"matrix_transpose needs at least 2 dimensions, not {value.rank}", _DEEPER)
     return swapaxes(x, -1, -2)
 
 
@@ -145,7 +147,7 @@ def moveaxis(a: Any, source: Any, destination: Any) -> Tracer:
     value = unwrap(lift(a))
     start, end = axes_of(_tuple(source), value.rank), axes_of(_tuple(destination), value.rank)
     if len(start) != len(end):
-        raise _wrong("source and destination must name as many axes")
+        raise _wrong(f"{len(start)} axes are moved to {len(end)} places", "as many places as axes")
     order = [i for i in range(value.rank) if i not in start]
     for place, axis in sorted(zip(end, start, strict=True)):
         order.insert(place, axis)
@@ -187,7 +189,10 @@ def squeeze(a: Any, axis: Any = None) -> Tracer:
         gone = axes_of(_tuple(axis), value.rank)
         for i in gone:
             if value.shape[i] != 1:
-                raise _wrong(f"cannot select an axis to squeeze out which has size {show(value.shape[i])}, not 1")
+                raise _wrong(
+                    f"cannot select an axis to squeeze out which has size {show(value.shape[i])}, not 1",
+                    f"take one place of it, as in x.take(0, {i}), or sum over it",
+                )
     return _same(a, arrays.reshape(value, tuple(dim for i, dim in enumerate(value.shape) if i not in gone)))
 
 
@@ -238,7 +243,7 @@ def flipud(m: Any) -> Tracer:
 
 def _needs(m: Any, rank: int, name: str) -> None:
     if lift(m).ndim < rank:
-        raise _wrong(f"{name}: input must be >= {rank}-d")
+        raise _wrong(f"{name}: input must be >= {rank}-d, it has {lift(m).ndim}", _DEEPER)
 
 
 def rot90(m: Any, k: Any = 1, axes: Any = (0, 1)) -> Tracer:
@@ -303,14 +308,14 @@ def sliding_window_view(
     value = unwrap(lift(x))
     sizes = tuple(static_dim(n, "a window") for n in _tuple(window_shape))
     if axis is None and len(sizes) != value.rank:
-        raise _wrong(f"a window of {len(sizes)} axes for an array of {value.rank}; give axis")
+        raise _wrong(f"a window of {len(sizes)} axes for an array of {value.rank}", "give axis")
     numbers = [axis_of(each, value.rank) for each in (range(value.rank) if axis is None else _tuple(axis))]
     if len(numbers) != len(sizes):
-        raise _wrong(f"a window of {len(sizes)} axes along {len(numbers)}")
+        raise _wrong(f"a window of {len(sizes)} axes along {len(numbers)}", "a size for each axis")
     for number, size in zip(numbers, sizes, strict=True):
         there = value.shape[number]
         if (type(size) is int and size < 0) or (type(size) is int and type(there) is int and size > there):
-            raise _wrong(f"a window of {show(size)} on an axis of {show(there)}")
+            raise _wrong(f"a window of {show(size)} on an axis of {show(there)}", f"a size from 0 to {show(there)}")
         place = TensorType((there - size + 1, size), i64)
         index = Iota(place, 0) + Iota(place, 1)
         found = Gather(value, (index,), (number,), "promised")
@@ -347,7 +352,7 @@ def repeat(a: Any, repeats: Any, axis: Any = None) -> Tracer:
             repeats if isinstance(repeats, SymbolicDim) or np.ndim(repeats) == 0 else repeats[0], "repeats"
         )
         if type(count) is int and count < 0:
-            raise _wrong("repeats may not contain negative values.")
+            raise _wrong(f"repeats may not contain negative values, this is {count}", "max(n, 0)")
         stretched = expand(value, (number + 1,))
         shape = (*value.shape[: number + 1], count, *value.shape[number + 1 :])
         wide = broadcast(stretched, shape)
@@ -357,7 +362,10 @@ def repeat(a: Any, repeats: Any, axis: Any = None) -> Tracer:
     counts = np.asarray(repeats)
     size = value.shape[number]
     if type(size) is not int or len(counts) != size:
-        raise _wrong(f"operands could not be broadcast together with shape ({show(size)},) ({len(counts)},)")
+        raise _wrong(
+            f"operands could not be broadcast together with shape ({show(size)},) ({len(counts)},)",
+            f"one number, or one for each of the {show(size)} places of axis {number}",
+        )
     return wrap(taken(value, np.repeat(np.arange(size), counts), number))
 
 
@@ -397,10 +405,10 @@ def tile(A: Any, reps: Any) -> Tracer:
 def diagonal(a: Any, offset: Any = 0, axis1: Any = 0, axis2: Any = 1) -> Tracer:
     value = unwrap(lift(a))
     if value.rank < 2:
-        raise _wrong("diag requires an array of at least two dimensions")
+        raise _wrong(f"diag requires an array of at least two dimensions, this has {value.rank}", _DEEPER)
     first, second = axis_of(axis1, value.rank), axis_of(axis2, value.rank)
     if first == second:
-        raise _wrong("axis1 and axis2 cannot be the same")
+        raise _wrong(f"axis1 and axis2 are both {axis1}", "name two axes")
     k = static_int(offset, "offset")
     rows, columns = value.shape[first], value.shape[second]
     low_row, low_column = max(-k, 0), max(k, 0)
@@ -417,7 +425,7 @@ def diag(v: Any, k: Any = 0) -> Tracer:
     if value.rank == 2:
         return diagonal(v, k)
     if value.rank != 1:
-        raise _wrong("Input must be 1- or 2-d.")
+        raise _wrong(f"diag: input must be 1- or 2-d, it has {value.rank}", "np.diagonal for the diagonals of a stack")
     shift = static_int(k, "k")
     size = value.shape[0] + abs(shift)
     place = TensorType((size, size), i64)
@@ -438,7 +446,7 @@ def _triangle(lower: bool, m: Any, k: Any) -> Tracer:
     if value.rank == 1:
         value = broadcast(value, (value.shape[0], value.shape[0]))
     elif value.rank == 0:
-        raise _wrong("an array of at least one dimension is needed")
+        raise _wrong("an array of at least one dimension is needed, this is a scalar", _DEEPER)
     kept = triangle_mask(value.shape[-2], value.shape[-1], static_dim(k, "k") if lower else static_dim(k, "k") - 1)
     mask = broadcast(kept if lower else e.Not(kept), value.shape)
     return wrap(e.Select(mask, value, Full(0, value.tensor)))
@@ -533,10 +541,11 @@ def pad(array: Any, pad_width: Any, mode: Any = "constant", **kwargs: Any) -> Tr
         "reflect": ("reflect_type",), "symmetric": ("reflect_type",), "edge": (), "wrap": (), "empty": (),
     }  # fmt: skip
     if mode not in known_options:
-        raise _wrong(f"mode {mode!r} is not supported")
+        raise _wrong(f"pad: mode {mode!r} is not supported", f"one of {', '.join(known_options)}")
     unknown = sorted(set(kwargs) - set(known_options[mode]))
     if unknown:
-        raise _wrong(f"unsupported keyword arguments for mode {mode!r}: {unknown}")
+        known = ", ".join(known_options[mode]) or "no keyword"
+        raise _wrong(f"unsupported keyword arguments for mode {mode!r}: {unknown}", f"it takes {known}")
     if mode in ("constant", "empty"):
         return wrap(_constant_pad(value, widths, kwargs.get("constant_values", 0)))
     if mode == "linear_ramp":
@@ -552,25 +561,25 @@ def _pairs(given: Any, rank: int, what: str) -> list[tuple[Dim, Dim]]:
         table: dict[int, Any] = {axis_of(axis, rank): width for axis, width in given.items()}
         return [_pair(table[i], what) if i in table else (0, 0) for i in range(rank)]
     if isinstance(given, SymbolicDim) or np.ndim(np.empty(0) if any_traced(given) else given) == 0:
-        return [(static_dim(given, what), static_dim(given, what))] * rank
+        return [_pair(given, what)] * rank
     rows = list(given)
     if all(not isinstance(row, list | tuple | np.ndarray) for row in rows):
         return [_pair(rows, what)] * rank
     if len(rows) == 1:
         return [_pair(rows[0], what)] * rank
     if len(rows) != rank:
-        raise _wrong(f"{what} has {len(rows)} entries for {rank} axes")
+        raise _wrong(f"{what} has {len(rows)} entries for {rank} axes", "one pair, or one for each axis")
     return [_pair(row, what) for row in rows]
 
 
 def _pair(given: Any, what: str) -> tuple[Dim, Dim]:
     entries = list(given) if isinstance(given, list | tuple | np.ndarray) else [given]
     if len(entries) not in (1, 2):
-        raise _wrong(f"{what} {given} is not a pair")
+        raise _wrong(f"{what} {given} is not a pair", "(before, after)")
     low, high = static_dim(entries[0], what), static_dim(entries[-1], what)
     for width in (low, high):
         if type(width) is int and width < 0:
-            raise _wrong("index can't contain negative values")
+            raise _wrong(f"{what} {given} is negative", "a slice, as in x[1:-1], cuts off")
     return low, high
 
 
@@ -666,7 +675,7 @@ def _stat_pad(value: Value, widths: list[tuple[Dim, Dim]], mode: str, stat_lengt
                 continue
             reach: Dim = size if length is None or known_le(size, length) else length
             if type(reach) is int and reach == 0:
-                raise _wrong("stat_length of 0 yields no value for padding")
+                raise _wrong("stat_length of 0 yields no value for padding", "a stat_length of at least 1")
             piece = cut(value, axis, size - reach, size) if back else cut(value, axis, 0, reach)
             stat = unwrap(functions[mode](wrap(piece), axis=axis, keepdims=True))
             if value.dtype.is_integer and stat.dtype.is_float:
@@ -703,7 +712,9 @@ def _index_pad(value: Value, widths: list[tuple[Dim, Dim]], mode: str, reflect_t
                 edit="use mode constant or edge, or a known size",
             )
         if size == 0:
-            raise _wrong(f"can't extend empty axis {axis} using modes other than 'constant' or 'empty'")
+            raise _wrong(
+                f"can't extend empty axis {axis} using modes other than 'constant' or 'empty'", "mode='constant'"
+            )
         if reflect_type == "odd" and mode in ("reflect", "symmetric"):
             value = _odd_pad(value, axis, low, high, mode)
             continue
@@ -735,7 +746,7 @@ def array_split(ary: Any, indices_or_sections: Any, axis: Any = 0) -> list[Trace
     if not isinstance(indices_or_sections, tuple | list | np.ndarray):
         count = static_int(indices_or_sections, "sections")
         if count <= 0:
-            raise _wrong("number sections must be larger than 0.")
+            raise _wrong(f"number sections must be larger than 0, it is {count}", "at least one section")
         each, extra = floordiv(size, count), mod(size, count)
         places: list[Dim] = [each * i + minimum(extra, i) for i in range(1, count)]
     else:
@@ -760,7 +771,10 @@ def split(ary: Any, indices_or_sections: Any, axis: Any = 0) -> list[Tracer]:
     if not isinstance(indices_or_sections, tuple | list | np.ndarray | Tracer):
         count = static_int(indices_or_sections, "sections")
         if exact_div(value.shape[number], count) is None:
-            raise _wrong("array split does not result in an equal division")
+            raise _wrong(
+                f"array split does not result in an equal division: {show(value.shape[number])} into {count}",
+                "np.array_split, whose first sections are one longer",
+            )
     return array_split(ary, indices_or_sections, axis)
 
 
@@ -768,7 +782,7 @@ def _split_along(axis: int, least: int, name: str) -> Callable[..., list[Tracer]
     def split_along(ary: Any, indices_or_sections: Any) -> list[Tracer]:
         rank = lift(ary).ndim
         if rank < least:
-            raise _wrong(f"{name} only works on arrays of {least} or more dimensions")
+            raise _wrong(f"{name} only works on arrays of {least} or more dimensions, this has {rank}", _DEEPER)
         return split(ary, indices_or_sections, 0 if name == "hsplit" and rank == 1 else axis)
 
     return split_along
@@ -777,7 +791,7 @@ def _split_along(axis: int, least: int, name: str) -> Callable[..., list[Tracer]
 def unstack(x: Any, /, *, axis: Any = 0) -> tuple[Tracer, ...]:
     value = unwrap(lift(x))
     if value.rank == 0:
-        raise _wrong("Input array must be at least 1-d.")
+        raise _wrong("unstack: input array must be at least 1-d", _DEEPER)
     number = axis_of(axis, value.rank)
     size = static_int(value.shape[number], "the size of the axis")
     rest = _without(value.shape, number)

@@ -39,9 +39,18 @@ from .creation import eye
 from .linear import contract
 from .shaping import cut, triangle_mask
 
+SQUARE: Final = "np.linalg.lstsq, qr or svd, or the square x.T @ x"
+STACKED: Final = "a matrix, such as np.diag(x), or x[None] of one row"
 
-def wrong(message: str) -> ShapeMismatch:
-    return ShapeMismatch(message, code="TD0824", location=here())
+
+def wrong(message: str, edit: str) -> ShapeMismatch:
+    return ShapeMismatch(message, code="TD0824", location=here(), edit=edit)
+
+
+def not_square(x: Value) -> ShapeMismatch:
+    if x.rank < 2:
+        return wrong(f"{x.rank}-dimensional array given. Array must be at least two-dimensional", STACKED)
+    return wrong(f"Last 2 dimensions of the array must be square, they are {x.type}", SQUARE)
 
 
 def inexact(*xs: Any) -> DType:
@@ -57,10 +66,8 @@ def inexact(*xs: Any) -> DType:
 
 def _square(x: Any, kind: DType) -> Value:
     value = convert(unwrap(lift(x)), kind)
-    if value.rank < 2:
-        raise wrong(f"{value.rank}-dimensional array given. Array must be at least two-dimensional")
-    if value.shape[-1] != value.shape[-2]:
-        raise wrong("Last 2 dimensions of the array must be square")
+    if value.rank < 2 or value.shape[-1] != value.shape[-2]:
+        raise not_square(value)
     return value
 
 
@@ -195,7 +202,10 @@ def _system(a: Any, b: Any) -> tuple[Value, Value, bool]:
     if vector:
         right = expand(right, (1,))
     if right.shape[-2] != matrix.shape[-1]:
-        raise wrong(f"solve: the matrix has {matrix.shape[-1]} columns, b has {right.shape[-2]} rows")
+        raise wrong(
+            f"solve: the matrix has {matrix.shape[-1]} columns, b has {right.shape[-2]} rows",
+            "b of as many rows; several right sides stand beside each other in its columns",
+        )
     lead = broadcast_shapes(matrix.shape[:-2], right.shape[:-2])
     return broadcast(matrix, (*lead, *matrix.shape[-2:])), broadcast(right, (*lead, *right.shape[-2:])), vector
 
@@ -270,7 +280,7 @@ def qr(a: Any, mode: str = "reduced") -> Any:
         raise Unsupported(f"qr(mode={mode!r})", code="TD0813", location=here(), edit="use reduced, complete or r")
     matrix = convert(unwrap(lift(a)), inexact(a))
     if matrix.rank < 2:
-        raise wrong(f"{matrix.rank}-dimensional array given. Array must be at least two-dimensional")
+        raise not_square(matrix)
     m, n = matrix.shape[-2], matrix.shape[-1]
     count = minimum(m, n)
     reflections, upper = _reflected(matrix)

@@ -30,8 +30,12 @@ _PRIME: Final = 64  # the longest by its matrix if it cannot: Bluestein's convol
 _SWAPPED: Final = {None: "forward", "backward": "forward", "ortho": "ortho", "forward": "backward"}
 
 
-def _wrong(message: str) -> InvalidValue:
-    return InvalidValue(message, code="TD0822", location=here())
+def _wrong(message: str, edit: str) -> InvalidValue:
+    return InvalidValue(message, code="TD0822", location=here(), edit=edit)
+
+
+def _no_norm(norm: Any) -> InvalidValue:
+    return _wrong(f"invalid norm value {norm!r}", "backward, ortho or forward")
 
 
 # --- one axis -----------------------------------------------------------------------------------------------------
@@ -113,13 +117,13 @@ def _length(x: Value, axis: int, n: Any) -> int:
     """The number of points: `n`, or those there are."""
     count = static_int(x.shape[axis] if n is None else n, "the number of points of a Fourier transform")
     if count < 1:
-        raise _wrong(f"invalid number of FFT data points ({count}) specified")
+        raise _wrong(f"invalid number of FFT data points ({count}) specified", "at least one point")
     return count
 
 
 def _scaled(x: Value, n: int, norm: Any, inverse: bool) -> Value:
     if norm not in _SWAPPED:
-        raise _wrong(f"invalid norm value {norm!r}; should be 'backward', 'ortho' or 'forward'")
+        raise _no_norm(norm)
     backward = norm in (None, "backward")
     if norm != "ortho" and backward is not inverse:
         return x
@@ -131,7 +135,7 @@ def _read(a: Any) -> Value:
     """The operand in a float or complex type of at least f32."""
     x = unwrap(lift(a))
     if x.rank == 0:
-        raise _wrong("a Fourier transform of a scalar: an array is needed")
+        raise _wrong("a Fourier transform of a scalar", "an array, such as x[None]")
     if x.dtype.kind == "complex":
         return x
     return convert(x, f64 if not x.dtype.is_float else real_of(complex_of(x.dtype)))
@@ -203,7 +207,7 @@ def _conjugate(x: Value) -> Value:
 
 def _swapped(norm: Any) -> str:
     if norm not in _SWAPPED:
-        raise _wrong(f"invalid norm value {norm!r}; should be 'backward', 'ortho' or 'forward'")
+        raise _no_norm(norm)
     return _SWAPPED[norm]
 
 
@@ -230,7 +234,7 @@ def _many(name: str, a: Any, s: Any, axes: Any, norm: Any, out: Any) -> Tracer:
         axes = range(x.rank) if s is None else range(-len(s), 0)
     numbers = [axis_of(axis, x.rank) for axis in axes]
     if s is not None and len(s) != len(numbers):
-        raise _wrong("shape and axes have different lengths")
+        raise _wrong(f"{len(s)} sizes for {len(numbers)} axes", "as many entries of s as of axes")
     sizes = [None] * len(numbers) if s is None else [None if size == -1 else size for size in s]
     if not numbers:
         return wrap(x)

@@ -163,6 +163,29 @@ CASES = {
     "object inside": Case(lambda x: x + np.array([object()]), (X,), TypeError, "TD0101", "x + np.array"),
     "ragged inside": Case(lambda x: [[1, 2], [3]] * x, (X,), ValueError, "TD0819", "[[1, 2], [3]] * x", "one length"),
     "masked inside": Case(lambda x: x + np.ma.array(X), (X,), TypeError, "TD0820", "x + np.ma", "filled"),
+    "bits of floats": Case(lambda x: x & 1, (X,), TypeError, "TD0816", "x & 1", "integers or bools"),
+    "remainder of complex": Case(lambda x: (x * 1j) % 2, (X,), TypeError, "TD0816", "(x * 1j) % 2", "x.real"),
+    "no number": Case(lambda x: x.astype(object), (X,), TypeError, "TD0101", "x.astype", "np.float64"),
+    # arguments that NumPy refuses, too
+    "square": Case(lambda x: np.linalg.inv(x), (X,), ValueError, "TD0824", "np.linalg.inv", "x.T @ x"),
+    "no matrix": Case(lambda x: np.linalg.inv(x[0]), (X,), ValueError, "TD0824", "np.linalg.inv", "np.diag(x)"),
+    "rows of a system": Case(
+        lambda x: np.linalg.lstsq(x, x[:2]), (X,), ValueError, "TD0824", "np.linalg.lstsq", "as many rows"
+    ),
+    "squeeze": Case(lambda x: np.squeeze(x, 0), (X,), ValueError, "TD0822", "np.squeeze", "x.take(0, 0)"),
+    "repeats": Case(lambda x: np.repeat(x, [1, 2], 0), (X,), ValueError, "TD0822", "np.repeat", "3 places of axis 0"),
+    "split": Case(lambda x: np.split(x, 2), (X,), ValueError, "TD0822", "np.split", "np.array_split"),
+    "padding below 0": Case(lambda x: np.pad(x, -1), (X,), ValueError, "TD0822", "np.pad", "x[1:-1]"),
+    "one pair below 0": Case(lambda x: np.pad(x, ((0, 0), (1, -1))), (X,), ValueError, "TD0822", "np.pad", "a slice"),
+    "interpolation": Case(
+        lambda x: np.interp(x[0], x[1], x[1, :3]), (X,), ValueError, "TD0822", "np.interp", "a value for each"
+    ),
+    "cross": Case(lambda x: np.cross(x, x), (X,), ValueError, "TD0824", "np.cross", "axisa="),
+    "norm": Case(lambda x: np.fft.fft(x, norm="a"), (X,), ValueError, "TD0822", "np.fft.fft", "ortho"),
+    "einsum": Case(lambda x: np.einsum("i,j", x, x), (X,), ValueError, "TD0824", "np.einsum", "a label for each axis"),
+    "einsum of two sizes": Case(
+        lambda x: np.einsum("ij,jk,kl", x, x.T, x[:2]), (X,), ValueError, "TD0824", "np.einsum", "of its own"
+    ),
     # values that are not known
     "if": Case(branch, (X,), TypeError, "TD0801", "x.sum() > 0", "np.where"),
     "while": Case(loop, (X,), TypeError, "TD0801", "x.sum() > 0", "td.lax.while_loop"),

@@ -183,6 +183,34 @@ graph f(%n: i64[], %x: f32[4]) -> f32[4]:
         validate(graph, wrong)
 
 
+# What is wrong inside a loop is seen whatever the contents are that decide how often it runs.
+@pytest.mark.parametrize("constant", range(8))
+def test_loops_are_entered(constant: int) -> None:
+    graph, program = planned(
+        f"""
+graph f(%x: f32[]) -> f32[]:
+  %0 = full {constant}.0 : f32[]
+  %1 = while [], [%0, %x] : (f32[], f32[])
+    condition = graph c(%i: f32[], %y: f32[]) -> bool[]:
+      %0 = full 9.0 : f32[]
+      %1 = lt %i, %0 : bool[]
+      return %1
+    body = graph b(%i: f32[], %y: f32[]) -> (f32[], f32[]):
+      %0 = full 1.0 : f32[]
+      %1 = add %i, %0 : f32[]
+      return %1, %i
+  %2 = get %1 {{index=1}} : f32[]
+  return %2
+"""
+    )
+    validate(graph, program)
+    (loop,) = [s for s in program.body if isinstance(s, While)]
+    for i in range(len(loop.body)):
+        rest = replace(loop, body=loop.body[:i] + loop.body[i + 1 :])
+        with pytest.raises(CheckFailed, match="TD0352"):
+            validate(graph, replace(program, body=tuple(rest if s is loop else s for s in program.body)))
+
+
 def test_another_kernel_is_caught() -> None:
     """Kernels are told apart by what they compute, not by what they are called."""
     _, program = planned("graph f(%x: f32[4]) -> f32[4]:\n  %0 = exp %x : f32[4]\n  return %0\n")
