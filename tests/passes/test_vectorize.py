@@ -491,10 +491,13 @@ EXPRESSIONS: dict[str, Callable[..., Any]] = {
 
 @st.composite
 def bodies(draw: Any) -> Callable[..., Any]:
-    """A loop over a state of five parts, each updated from what was drawn for it, or left alone."""
+    """A loop over a state of six parts, each updated from what was drawn for it, or left alone; some of them where a
+    condition holds."""
     names = st.lists(st.sampled_from(list(EXPRESSIONS)), min_size=1, max_size=2)
-    drawn = {part: draw(names) for part in ("sum", "state", "last", "rows", "most")}
+    drawn = {part: draw(names) for part in ("sum", "state", "last", "rows", "most", "count")}
     moving = draw(st.sets(st.sampled_from(list(drawn)), min_size=1))
+    masked = draw(st.sets(st.sampled_from(["sum", "rows", "most", "count"])))
+    branches = draw(st.booleans())
 
     def f(lax: Any, steps: int, x: Any, y: Any, w: Any) -> Any:
         def body(i: Any, s: Any) -> Any:
@@ -512,9 +515,17 @@ def bodies(draw: Any) -> Callable[..., Any]:
                 new["rows"] = put(s["rows"], i, y[i] * value("rows"))
             if "most" in moving:
                 new["most"] = np.maximum(s["most"], value("most"))
+            if "count" in moving:
+                new["count"] = s["count"] - np.floor(value("count")).astype(int)
+            for part in sorted(masked & moving):
+                if branches:
+                    new[part] = lax.cond(x[i] > 0, lambda a, b: a, lambda a, b: b, new[part], s[part])
+                else:
+                    new[part] = np.where(x[i] > 0, new[part], s[part])
             return new
 
         state = {"sum": np.float64(0.5), "state": y[0], "last": np.float64(1), "rows": y * 1.0, "most": np.float64(-1)}
+        state["count"] = np.int64(3)
         return lax.fori_loop(1, 1 + steps, body, state)
 
     return f
