@@ -41,6 +41,7 @@ from ...ir.loops.nodes import (
 )
 from ...ir.ops.control import Group, Scan, Switch
 from ...ir.ops.control import While as WhileOp
+from ...ir.ops.indexing import DynamicUpdate, Scatter
 from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.types import TensorType, TupleType
@@ -134,6 +135,26 @@ def _work(op: Value) -> int:
     else:
         work = op.tensor.size
     return work if type(work) is int else 1 << 62
+
+
+def _updates(body: Graph, result: Get) -> list[Get]:
+    """What groups give, each an update of parts of the one before it, up to `result`."""
+    chain = [result]
+    while True:
+        group = chain[-1].x
+        assert isinstance(group, Group)
+        value = group.body.results[chain[-1].index]
+        while isinstance(value, DynamicUpdate | Scatter):
+            value = value.x
+        number = next((i for i, param in enumerate(group.body.params) if param is value), None)
+        before = None if number is None else group.args[number]
+        if not isinstance(before, Get) or not isinstance(before.x, Group) or before.type != result.type:
+            return chain[::-1]
+        # Read twice, or under two names, it could not be written over.
+        names = [op for op in body.ops if isinstance(op, Get) and op.x is before.x and op.index == before.index]
+        if len(names) != 1 or sum(x is before for x in group.args) != 1:
+            return chain[::-1]
+        chain.append(before)
 
 
 class _Target(NamedTuple):
@@ -326,18 +347,28 @@ class _Writer:
         """Which results of groups can be written straight to the places to which they go, where `params` lie."""
         found: dict[tuple[int, int], _Target] = {}
         number_of = {id(op): number for number, op in enumerate(body.ops)}
+
+        def over_by(value: Value, group: Group) -> bool:
+            """Whether nobody reads a value after the group, which may then write over it."""
+            if any(result is value for result in body.results):
+                return False
+            readers = [op for op in body.ops if any(x is value for x in op.operands)]
+            return not any(isinstance(op, After) or number_of[id(op)] > number_of[id(group)] for op in readers)
+
         for param, result, place in zip(params, results, places, strict=True):
             if not isinstance(result, Get) or not isinstance(result.x, Group):
                 continue
-            group, key = result.x, (id(result.x), result.index)
-            if key in found or any(other is param for other in body.results):
-                continue
-            readers = [op for op in body.ops if any(x is param for x in op.operands)]
-            if any(isinstance(op, After) or number_of[id(op)] > number_of[id(group)] for op in readers):
-                continue
-            reads = sum(x is param for x in group.args)
-            if reads <= 1:
-                found[key] = _Target(place, reads == 1)
+            updates = _updates(body, result)
+            # Of several updates one after the other each writes over what the one before left, or only the last does.
+            for chain in (updates, updates[-1:]):
+                groups = [link.x for link in chain if isinstance(link.x, Group)]
+                reads = sum(x is param for x in groups[0].args)
+                keys = [(id(link.x), link.index) for link in chain]
+                if reads > 1 or any(key in found for key in keys):
+                    continue
+                if all(map(over_by, (param, *chain), groups)):
+                    found |= {key: _Target(place, number > 0 or reads == 1) for number, key in enumerate(keys)}
+                    break
         return found
 
     # Loops.
