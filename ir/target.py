@@ -70,7 +70,8 @@ _ABILITIES: Final[dict[str, tuple[str, ...]]] = {
     "masks": ("avx512f", "sve"),  # loads and stores under a mask of any element width
     "gather": ("avx512f", "sve"),
     "scalef": ("avx512f",),  # x * 2**y
-    "permute": ("avx512f",),  # a table of 16 or 32 words in registers
+    "permute": ("avx2",),  # a table of up to 32 words in registers, eight to each
+    "permute_wide": ("avx512f",),  # the same, sixteen to each
     "dot_i8": ("avx512vnni", "avxvnni", "i8mm"),  # 4 x u8*i8 into i32
     "dot_i16": ("sse2", "avx2"),  # 2 x i16*i16 into i32
     "dot_bf16": ("avx512bf16",),  # 2 x bf16*bf16 into f32, in the order that isa/ states

@@ -260,13 +260,16 @@ def nest(composer: Composer, axes: Sequence[Axis], target: Target) -> Block:
     for axis in reversed(axes):
         block = (For(axis.var, axis.start, axis.stop, 1, "serial", block),)
     *outer, inner = axes
+    crossing = crossed(axes, body)
+    if crossing is not None and weight.operations <= MOST_CROSSED:
+        return crosswise(source, axes, crossing, body, lanes, unroll, weight.total)
+    if weight.functions:
+        # Long chains of operations: as lanes of one vector the two of a round advance side by side.
+        lanes, unroll = lanes * unroll, 1
     # Elements of a space are independent by construction; updated operands are looked at by `refuse_hazards`.
     if not outer:
         block = parallelize(block, inner.var, weight.total, names, lanes * unroll, checked=False)
         return vectorize(block, inner.var, lanes, names, unroll, checked=False)
-    crossing = crossed(axes, body)
-    if crossing is not None and weight.operations <= MOST_CROSSED:
-        return crosswise(source, axes, crossing, body, lanes, unroll, weight.total)
     first = outer[0]
     below = product([axis.extent for axis in axes[1:]])
     row = weight.total * below if type(below) is int else threads.GRAIN

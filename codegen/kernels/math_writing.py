@@ -13,7 +13,7 @@ from typing import Final, Protocol
 from ...ir.classes import dataclass
 from ...ir.dims import symbol
 from ...ir.dtypes import DType, f32, f64, i32, i64
-from ...ir.loops.build import Operand, add, and_, as_expr, bits, fma, gt, lit, lt, mul, select, sub
+from ...ir.loops.build import Operand, add, and_, as_expr, bits, fma, gt, lit, lt, maximum, mul, select, shr, sub
 from ...ir.loops.nodes import Binary, Const, Expr, Let, Load, Select, Table, Unary, Var
 
 
@@ -154,10 +154,37 @@ def nearest(b: Lets, x: Expr, factor: float) -> tuple[Var, Var]:
     return b.let("n", sub(held, magic)), held
 
 
+def nearest_part(b: Lets, x: Expr, bits: int) -> tuple[Var, Var]:
+    """(x to the nearest multiple of 2**-bits, the same as a count of them in its low bits): two additions."""
+    magic = format_of(x).magic / 2.0**bits
+    held = b.let("s", add(x, magic))
+    return b.let("n", sub(held, magic)), held
+
+
 def low_bits(b: Lets, held: Var, count: int) -> Var:
     """The lowest bits of what `nearest` holds: an index from 0, whatever the float was."""
     integer = format_of(held).integer
     return b.let("j", and_(bits(held, integer), (1 << count) - 1))
+
+
+def piecewise(b: Lets, name: str, rows: Sequence[Sequence[float]], j: Var, t: Expr) -> Expr:
+    """The polynomial of piece j at t; row k holds the coefficients of t**k."""
+    *rest, last = [looked_up(b.table(f"{name}{k}", t.dtype, row), j) for k, row in enumerate(rows)]
+    result: Expr = last
+    for c in reversed(rest):
+        result = fma(result, t, c)
+    return result
+
+
+def octave_piece(b: Lets, size: Expr, shift: float, cut: int) -> tuple[Var, Var]:
+    """(number of a piece of f32, how far `size` lies in it): the powers of two of size + shift, each in 2**cut pieces,
+    numbered by the lowest two bits of the exponent and the highest of the fraction. The first one begins at 0."""
+    held = b.let("bits", bits(add(size, shift), i32))
+    below = F32.fraction - cut
+    piece = b.let("j", and_(shr(held, below), (4 << cut) - 1))
+    # As integers, because the greater of two floats is more than one instruction.
+    left = maximum(bits(sub(bits(and_(held, -(1 << below)), f32), shift), i32), 0)
+    return piece, b.let("t", sub(size, bits(left, f32)))
 
 
 def negated(x: Expr) -> Unary:

@@ -24,7 +24,7 @@ from .positions import Plan
 from .registers import RegisterArrays
 from .routines import joined, pieces, shuffle
 from .short_floats import as_type, half_from_memory, half_to_memory
-from .writer import HALVES, Needs, Value, integer, memory_type, pair
+from .writer import HALVES, Needs, Value, integer, literal, memory_type, pair
 
 
 @dataclass
@@ -218,30 +218,62 @@ class Memory(RegisterArrays):
         return self.read(text, name, dtype, count, max(places.level, mask.level))
 
     def permute(self, name: str, buffer: Buffer, offsets: Value) -> Value | None:
-        """A table of at most 32 words, looked up by permuting one or two registers of it."""
-        dtype = buffer.dtype
-        if not self.target.has("permute") or dtype.bits != 32 or not 0 < buffer.values <= 32:
+        """A table of at most 32 words, looked up by permuting the registers that hold it."""
+        if not self.target.has("permute") or buffer.dtype.bits != 32 or not 0 < buffer.values <= 32:
             return None
-        kind = "<16 x float>" if dtype.is_float else "<16 x i32>"
         numbers = self.convert("trunc", offsets, i32)
-        low = self.read(f"load {kind}, ptr {buffer.pointer.text}, align 64", name, dtype, 16, 0)
+        whole, mask = self.low_bits.get(numbers.text, (numbers, 0))
+        if whole.lanes and mask + 1 == buffer.values in (8, 16, 32):
+            numbers = whole  # the permutation looks at no other bits
+        look_up = self.permute_wide if self.target.has("permute_wide") else self.permute_narrow
+        return joined(self, look_up(name, buffer, numbers), offsets.lanes)
+
+    def words(self, name: str, buffer: Buffer, first: int, lanes: int) -> Value:
+        """A register of a table."""
+        kind = memory_type(buffer.dtype, lanes)
+        at = self.step(buffer.pointer, memory_type(buffer.dtype), integer(first)) if first else buffer.pointer
+        return self.read(f"load {kind}, ptr {at.text}, align {4 * lanes}", name, buffer.dtype, lanes, 0)
+
+    def permute_wide(self, name: str, buffer: Buffer, numbers: Value) -> list[Value]:
+        """Sixteen words to a register; an instruction picks from one or two."""
+        dtype, kind = buffer.dtype, memory_type(buffer.dtype, 16)
+        low = self.words(name, buffer, 0, 16)
         if buffer.values <= 16:
             full, level = f"llvm.x86.avx512.permvar.{'sf' if dtype.is_float else 'si'}.512", low.level
             self.needs.declare(declaration(kind, full, (kind, "<16 x i32>")))
             form = f"call {kind} @{full}({low.typed}, {{}})"
         else:
-            high_at = self.step(buffer.pointer, memory_type(dtype), integer(16))
-            high = self.read(f"load {kind}, ptr {high_at.text}, align 64", name, dtype, 16, 0)
+            high = self.words(name, buffer, 16, 16)
             full, level = (
                 f"llvm.x86.avx512.vpermi2var.{'ps' if dtype.is_float else 'd'}.512",
                 max(low.level, high.level),
             )
             self.needs.declare(declaration(kind, full, (kind, "<16 x i32>", kind)))
             form = f"call {kind} @{full}({low.typed}, {{}}, {high.typed})"
-        parts = [
-            self.pure(form.format(part.typed), dtype, 16, max(part.level, level)) for part in pieces(self, numbers, 16)
-        ]
-        return joined(self, parts, offsets.lanes)
+        parts = pieces(self, numbers, 16)
+        return [self.pure(form.format(part.typed), dtype, 16, max(part.level, level)) for part in parts]
+
+    def permute_narrow(self, name: str, buffer: Buffer, numbers: Value) -> list[Value]:
+        """Eight words to a register; of several, bits of the number choose."""
+        dtype, kind = buffer.dtype, memory_type(buffer.dtype, 8)
+        full = f"llvm.x86.avx2.perm{'ps' if dtype.is_float else 'd'}"
+        self.needs.declare(declaration(kind, full, (kind, "<8 x i32>")))
+        registers = [self.words(name, buffer, first, 8) for first in range(0, buffer.values, 8)]
+        result = []
+        for part in pieces(self, numbers, 8):
+            found = [
+                self.pure(f"call {kind} @{full}({x.typed}, {part.typed})", dtype, 8, max(x.level, part.level))
+                for x in registers
+            ]
+            bit = 3
+            while len(found) > 1:
+                raised = self.op("shl", part, literal(31 - bit, i32))
+                upper = self.op("icmp slt", raised, literal(0, i32), bool_)
+                pairs = [self.select(upper, *found[k : k + 2][::-1]) for k in range(0, len(found) - 1, 2)]
+                found = [*pairs, *found[len(pairs) * 2 :]]
+                bit += 1
+            result.append(found[0])
+        return result
 
     def from_memory(self, raw: Value, dtype: DType) -> Value:
         """What was loaded, in the form in which it is computed on."""

@@ -157,12 +157,17 @@ def binary(w: Writer, op: str, x: Value, y: Value) -> Value:
 def _binary_integer(w: Writer, op: str, x: Value, y: Value) -> Value:
     dtype = x.dtype
     if op in _INTEGER:
-        return w.op(_INTEGER[op], x, y)
+        result = w.op(_INTEGER[op], x, y)
+        if op == "and" and y.number is not None:
+            w.low_bits[result.text] = (x, y.number)
+        return result
     if op in ("min", "max", "fmin", "fmax"):
         return w.call(f"llvm.{'s' if dtype.kind == 'int' else 'u'}{op[-3:]}", (x, y), dtype)
     if op in ("floordiv", "mod", "truncdiv", "rem"):
         return _divide_integer(w, op, x, y)
     if op in ("shl", "shr"):
+        if y.number is not None and 0 <= y.number < dtype.bits:
+            return w.op("shl" if op == "shl" else "ashr" if dtype.kind == "int" else "lshr", x, y)
         width = literal(dtype.bits, dtype)
         inside = w.op("icmp ult", y, width, bool_)
         if op == "shr" and dtype.kind == "int":

@@ -166,6 +166,8 @@ class Writer:
         self.scopes = [Scope([], None, False, frozenset())]
         self.versions: dict[str, int] = {}
         self.half_bits: dict[str, Value] = {}  # the 16 bits of a half float that is held as f32
+        self.extended: dict[str, Value] = {}  # what a wider integer was made of
+        self.low_bits: dict[str, tuple[Value, int]] = {}  # what an integer is the low bits of, and their mask
         self.masked: Value | None = None  # the lanes that are on, None for all
         self.divergent = False  # the mask hides lanes for which addresses may be wrong
 
@@ -265,6 +267,16 @@ class Writer:
 
     def convert(self, opcode: str, x: Value, dtype: DType) -> Value:
         """`zext`, `fptosi`, `bitcast` ...: x as a value of the register type of `dtype`."""
+        if opcode == "trunc":
+            narrow = self.extended.get(x.text)
+            if narrow is not None and narrow.dtype is dtype:
+                return narrow
+        result = self._converted(opcode, x, dtype)
+        if opcode in ("sext", "zext"):
+            self.extended[result.text] = x
+        return result
+
+    def _converted(self, opcode: str, x: Value, dtype: DType) -> Value:
         return self.pure(f"{opcode} {x.typed} to {register_type(dtype, x.lanes)}", dtype, x.lanes, x.level)
 
     def select(self, condition: Value, x: Value, y: Value) -> Value:

@@ -30,8 +30,8 @@ UNARY = (
 )  # fmt: skip
 MATH = (
     "exp", "exp2", "expm1", "log", "log2", "log10", "log1p", "rsqrt", "cbrt", "sin", "cos", "tan", "asin", "acos",
-    "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "normal_cdf", "lgamma",
-    "digamma", "logistic", "softplus",
+    "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "erfinv", "normal_cdf",
+    "times_normal_cdf", "lgamma", "digamma", "logistic", "softplus",
 )  # fmt: skip
 BINARY = (
     "add", "sub", "mul", "div", "floordiv", "mod", "truncdiv", "rem", "min", "max", "fmin", "fmax", "and", "or", "xor",

@@ -526,6 +526,7 @@ _REFERENCE: dict[str, Function] = {
     "erfc": _elementwise(math.erfc),
     "erfinv": _elementwise(_erfinv),
     "normal_cdf": _elementwise(_normal_cdf),
+    "times_normal_cdf": _elementwise(lambda x: max(x, -40.0) * _normal_cdf(x)),
     "lgamma": _elementwise(_lgamma),
     "digamma": _elementwise(_digamma),
     "logistic": _logistic,

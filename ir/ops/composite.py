@@ -22,7 +22,7 @@ from ..structure import Axis, Monoid, Read, Structure, element, logsumexp_monoid
 from ..types import Shape, TensorType, Type
 from ..value import Array, DimSize, Full, Value, lift, replace
 from .contract import Dot
-from .elementwise import Clamp, Exp, IsFinite, Log, Logistic, Maximum, NormalCdf, Rsqrt, Select, where, widely
+from .elementwise import Clamp, Exp, IsFinite, Log, Logistic, Maximum, Rsqrt, Select, TimesNormalCdf, where, widely
 from .families import Composite, Tangent, normalize_axis
 from .movement import Broadcast, Iota, Reshape, Transpose
 from .reduce import Max, Sum, converted, stacked
@@ -311,27 +311,26 @@ class Gelu(Activation):
 
     def decompose(self) -> Value:
         x = wide(self.x)
+        if not self.approximate:
+            return converted(TimesNormalCdf(x), self.dtype)
+        # Cubed beyond the bounds it may overflow, to the infinity whose logistic is the limit.
         bounded = Select(x < -GELU_BOUND, lift(-GELU_BOUND, x), x)
-        if self.approximate:
-            # Cubed beyond the bounds it may overflow, to the infinity whose logistic is the limit.
-            return converted(bounded * Logistic(_twice_tanh_argument(x)), self.dtype)
-        return converted(bounded * NormalCdf(x), self.dtype)
+        return converted(bounded * Logistic(_twice_tanh_argument(x)), self.dtype)
 
     def slope(self) -> Value:
         x = wide(self.x)
+        if not self.approximate:
+            return TimesNormalCdf(x).slope()
         c = Clamp(x, lift(-GELU_BOUND, x), lift(GELU_BOUND, x))
-        if self.approximate:
-            s = Logistic(_twice_tanh_argument(c))
-            return s + c * (s * (1.0 - s)) * (2.0 * TANH_SLOPE * (1.0 + 3.0 * TANH_CUBIC * (c * c)))
-        density = math.sqrt(0.5 / math.pi) * Exp(-0.5 * (c * c))
-        return NormalCdf(x) + c * density
+        s = Logistic(_twice_tanh_argument(c))
+        return s + c * (s * (1.0 - s)) * (2.0 * TANH_SLOPE * (1.0 + 3.0 * TANH_CUBIC * (c * c)))
 
     def evaluate(self, x: Array) -> Array:
         def gelu(x: Array) -> Array:
+            if not self.approximate:
+                return np.asarray(scalars.unary("times_normal_cdf", x))
             bounded = np.maximum(x, -GELU_BOUND)
-            if self.approximate:
-                return np.asarray(bounded * scalars.unary("logistic", 2 * TANH_SLOPE * x * (1 + TANH_CUBIC * x * x)))
-            return np.asarray(bounded * scalars.unary("normal_cdf", x))
+            return np.asarray(bounded * scalars.unary("logistic", 2 * TANH_SLOPE * x * (1 + TANH_CUBIC * x * x)))
 
         return widely(gelu, x)
 

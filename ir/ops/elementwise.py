@@ -571,6 +571,21 @@ class NormalCdf(Map):
         return (math.sqrt(0.5 / math.pi) * Exp(-0.5 * (self.x * self.x)),)
 
 
+class TimesNormalCdf(Map):
+    """x times its normal distribution function, as one: 0 from below at -inf, where the product would be NaN."""
+
+    def evaluate(self, x: Array) -> Array:
+        return np.asarray(scalars.unary("times_normal_cdf", x))
+
+    def partials(self) -> tuple[Value | None, ...]:
+        return (self.slope(),)
+
+    def slope(self) -> Value:
+        """The derivative, which tends to 0 and 1: the density is 0 from 39 on, before its factor is infinite."""
+        c = Clamp(self.x, lift(-40.0, self.x), lift(40.0, self.x))
+        return NormalCdf(self.x) + c * (math.sqrt(0.5 / math.pi) * Exp(-0.5 * (c * c)))
+
+
 class Lgamma(Map):
     """log |Γ(x)|; inf at 0, at the negative whole numbers and at both infinities."""
 

@@ -264,15 +264,57 @@ def in_two(piece: Function, degree: int, half: Any) -> tuple[list[float], float]
     return row, float(mpmath.log(error, 2))
 
 
-def tail_pieces(function: Function, degree: int) -> Any:
-    """A function of a by powers of a - middle, on the quarters of the powers of two of a + 1."""
-    rows = []
-    for j in range(16):
-        width = mpf(2) ** (j // 4) / 4
-        middle = (4 + j % 4 + mpf(1) / 2) * width - 1
-        piece = lambda t, middle=middle: function(middle + t)  # noqa: E731
-        rows.append(in_two(piece, degree, width / 2))
-    return rows
+def octave_pieces(
+    function: Function, shift: Any, cuts: int, degree: int, high: Any, lean: int = 0, beside: Function | None = None
+) -> list[tuple[list[float], float]]:
+    """A function of a by powers of a - left, on pieces of 0 <= a <= high: the powers of two of a + shift, each cut into
+    so many. The first piece begins at 0; a function that is a beside(a) is 0 there, and the relative error counts.
+    Elsewhere the lowest coefficient is the function's own value. With `lean`, errors count so many times more at the
+    right end, where rounding that one need not show. Rows stand in the order of the bits that number them."""
+    shift, high = mpf(shift), mpf(high)
+    rows: dict[int, tuple[list[float], float]] = {}
+    octave = int(mpmath.floor(mpmath.log(shift, 2)))
+    while mpf(2) ** octave < high + shift:
+        for k in range(cuts):
+            left, right = [mpf(2) ** octave * (1 + mpf(k + edge) / cuts) - shift for edge in (0, 1)]
+            if right <= 0 or left >= high:
+                continue
+            left = max(left, mpf(0))
+            width = min(right, high) - left
+            if beside is not None and not left:
+                made, _ = fit(beside, range(degree), 0, width, _relative(beside))
+                lowest = mpf(0)
+            else:
+                lowest = mpf(round_f32(function(left)))
+                rest = lambda t, left=left, lowest=lowest: function(left + t) - lowest  # noqa: E731
+                weight = lambda t, left=left, width=width: (1 + lean * t / width) / function(left + t)  # noqa: E731
+                made, _ = fit(rest, range(1, degree + 1), 0, width, weight)
+            row = [round_f32(c) for c in (lowest, *made)]
+            grid = [width * i / 100 for i in range(1, 101)]
+            sums = [sum(mpf(c) * t**i for i, c in enumerate(row)) for t in grid]
+            error = max(abs(total / function(left + t) - 1) for total, t in zip(sums, grid))
+            rows[((octave + 127) * cuts + k) % (4 * cuts)] = row, float(mpmath.log(error, 2))
+        octave += 1
+    return [rows.get(k, ([0.0] * (degree + 1), -mpmath.inf)) for k in range(4 * cuts)]
+
+
+def _tanh_beside(a: Any) -> Any:
+    return mpmath.tanh(a) / a if a else mpf(1)
+
+
+# What `math_special.gaussian` leaves out of its exponential: it takes ln 2 as an f32, which is too large by this part
+# of itself, and its powers are a scale times those of 2.
+LN2_EXCESS: Final = 1 - mpmath.log(2) / mpf(round_f32(mpmath.log(2)))
+GAUSSIAN_SCALE: Final = mpf("0.522236168384552")
+
+
+def _normal_rest(a: Any) -> Any:
+    """The normal tail beyond a, over exp(-a**2/2) as it is computed and scaled there."""
+    return mpmath.exp(a * a / 2 * (1 - LN2_EXCESS)) * mpmath.erfc(a / mpmath.sqrt(2)) / 2 / GAUSSIAN_SCALE
+
+
+def _erfc_rest(a: Any) -> Any:
+    return mpmath.exp(a * a * (1 - LN2_EXCESS)) * mpmath.erfc(a) / GAUSSIAN_SCALE
 
 
 def _erfinv_of(w: Any) -> Any:
@@ -338,6 +380,7 @@ TABLES: Final[dict[str, Callable[[], Any]]] = {
     "ASIN_F64": lambda: odd(mpmath.asin, mpf("0.5"), 13, short=False),
     "ATAN_F32": lambda: odd(mpmath.atan, mpf("0.41422"), 4, short=True),
     "ATAN_F64": lambda: odd(mpmath.atan, mpf("0.41422"), 11, short=False),
+    "TANH_F32": lambda: octave_pieces(mpmath.tanh, "0.625", 8, 4, "9.2", lean=8, beside=_tanh_beside),
     "SINH_F32": lambda: odd(mpmath.sinh, 1, 4, short=True),
     "SINH_F64": lambda: odd(mpmath.sinh, 1, 8, short=False),
     "SIN_SHORT": lambda: odd(mpmath.sin, mpf("0.787"), 4, short=False),
@@ -354,8 +397,11 @@ TABLES: Final[dict[str, Callable[[], Any]]] = {
     "ERF_NEAR": lambda: rounded(_erf_near, range(8), 0, mpf("0.2504"), lambda z: z, short=False),
     "ERF_F32": lambda: erf_pieces(6, mpf(1) / 4, short=True),
     "ERF_F64": lambda: erf_pieces(13, mpf(25) / 64, short=False, wider="1.0001"),
-    "ERFC_TAIL": lambda: tail_pieces(lambda a: mpmath.exp(a * a) * mpmath.erfc(a), 6),
-    "NORMAL_TAIL": lambda: tail_pieces(lambda a: mpmath.exp(a * a / 2) * mpmath.erfc(a / mpmath.sqrt(2)) / 2, 6),
+    "GELU_F32": lambda: octave_pieces(
+        lambda a: a * _normal_rest(a), "1.0751953125", 4, 5, "14.4", lean=2, beside=_normal_rest
+    ),
+    "NORMAL_F32": lambda: octave_pieces(_normal_rest, "1.0751953125", 4, 6, "14.4", lean=2),
+    "ERFC_F32": lambda: octave_pieces(_erfc_rest, "0.7578125", 4, 6, "10.1", lean=2),
     "ERFINV": lambda: erfinv_pieces(17),
     "ERFINV_F32": lambda: erfinv_quarters(4),
 }

@@ -49,8 +49,10 @@ PLAIN: Final[dict[str, Numbers]] = {
 PIECES: Final[dict[str, Sequence[Numbers]]] = {
     "ERF_F32": math_special.ERF_F32,
     "ERF_F64": math_special.ERF_F64,
-    "ERFC_TAIL": math_special.ERFC_TAIL,
-    "NORMAL_TAIL": math_special.NORMAL_TAIL,
+    "ERFC_F32": math_special.ERFC_F32,
+    "NORMAL_F32": math_special.NORMAL_F32,
+    "GELU_F32": math_special.GELU_F32,
+    "TANH_F32": math_exp.TANH_F32,
     "ERFINV": math_special.ERFINV,
     "ERFINV_F32": math_special.ERFINV_F32,
 }

@@ -94,6 +94,7 @@ EXACT: Final[dict[str, Function]] = {
     "erfc": mpmath.erfc,
     "erfinv": _erfinv,
     "normal_cdf": lambda x: mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
+    "times_normal_cdf": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
     "lgamma": _lgamma,
     "digamma": mpmath.digamma,
     "logistic": _logistic,

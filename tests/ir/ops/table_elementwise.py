@@ -42,6 +42,7 @@ DOMAINS: dict[str, tuple[tuple[float, float], ...]] = {
     "erf": ((-3.0, 3.0),),
     "erfc": ((-3.0, 5.0),),
     "normal_cdf": ((-4.0, 3.0),),
+    "times_normal_cdf": ((-4.0, 3.0),),
     "lgamma": ((0.2, 12.0),),
     "digamma": ((0.2, 12.0),),
     "tan": ((-1.4, 1.4),),

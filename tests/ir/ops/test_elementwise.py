@@ -162,6 +162,8 @@ EDGES: list[tuple[str, tuple[float, ...], tuple[float, ...]]] = [
     ("sinh", (0.0,), (1.0,)), ("cosh", (0.0,), (0.0,)),
     ("tanh", (inf,), (0.0,)), ("tanh", (-inf,), (0.0,)), ("erf", (inf,), (0.0,)), ("erfc", (-inf,), (0.0,)),
     ("normal_cdf", (inf,), (0.0,)),
+    ("times_normal_cdf", (inf,), (1.0,)),
+    ("times_normal_cdf", (-inf,), (0.0,)),
     ("erfinv", (1.0,), (inf,)), ("lgamma", (inf,), (inf,)), ("digamma", (inf,), (0.0,)),
     ("logistic", (inf,), (0.0,)), ("logistic", (-inf,), (0.0,)),
     ("softplus", (inf,), (1.0,)), ("softplus", (-inf,), (0.0,)),
