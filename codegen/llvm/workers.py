@@ -9,6 +9,7 @@ started by `subprocess`, which runs no copy of this process as a fork would, and
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import importlib.util
 import os
 import re
@@ -33,6 +34,7 @@ MOST_WORKERS = 4
 # What is slower by this than any machine that was seen has come to a halt.
 START_SECONDS = 5.0
 LEAST_BYTES_PER_SECOND = 50_000
+PIPE_BYTES = 1 << 20  # as many as Linux gives to anyone
 # How often a thread that waits for a worker looks whether there still is one.
 LOOK_SECONDS = 0.25
 
@@ -182,6 +184,9 @@ class Worker:
         assert self.process.stdin is not None and self.process.stdout is not None
         for end in (self.process.stdin, self.process.stdout):
             os.set_blocking(end.fileno(), False)
+            # Room for a whole module: this thread gets its turn only now and then while another makes text.
+            with contextlib.suppress(OSError):
+                fcntl.fcntl(end.fileno(), fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         if self._receive() != generate.version():
             raise Broken("has another LLVM")
 

@@ -144,7 +144,7 @@ def read(): return sys.stdin.buffer.read(m.FRAME.unpack(sys.stdin.buffer.read(m.
     monkeypatch.setattr(workers, "LEAST_BYTES_PER_SECOND", 1_000_000)
     jobs, expected = list(JOBS), list(BYTES)
     if what == "does not read":  # more than a pipe holds
-        jobs[0] = JOBS[0]._replace(text=JOBS[0].text + "; nothing\n" * 50_000)
+        jobs[0] = JOBS[0]._replace(text=JOBS[0].text + "; nothing\n" * 150_000)
     hangs = what.startswith("hangs") or what == "does not read"
     with Objects(3) as objects:
         if hangs:
