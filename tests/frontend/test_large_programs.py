@@ -113,7 +113,7 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch) -> None:
 # A few hundred kernels are where workers begin to pay; what is said about them is for whoever asks where the time went.
 SCRIPT = """
 import numpy as np, treadle as td
-arrays = [np.ones(100 + i, np.float32) for i in range(230)]
+arrays = [np.ones(100 + i, np.float32) for i in range(120)]
 f = td.jit(lambda xs: [np.tanh(x * (i + 0.5)) / (x + i) for i, x in enumerate(xs)])
 found = f(arrays)
 assert all(np.allclose(y, np.tanh(i + 0.5) / (1 + i), rtol=1e-5) for i, y in enumerate(found))
@@ -137,7 +137,7 @@ def test_a_large_program_is_shared_and_a_small_one_is_not(tmp_path: Path) -> Non
         entries = {path.name: path.read_bytes() for path in (tmp_path / processes).glob("*.object")}
         kept.append(entries)
     assert kept[0] == kept[1]
-    small = SCRIPT.replace("230", "9")
+    small = SCRIPT.replace("120", "9")
     run = subprocess.run(
         [sys.executable, "-c", small],
         env={"TREADLE_DEBUG": "1", "TREADLE_CACHE": "0", "TREADLE_COMPILE_PROCESSES": "9"},
