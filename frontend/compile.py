@@ -65,6 +65,7 @@ from ..runtime.executable import CallContext, Executable
 from ..runtime.join import join
 from ..runtime.signature import Failure, Signature, Tensor
 from ..runtime.threads import default_threads, idle_processors, pool
+from .collector import resting
 from .options import Options, config
 
 if TYPE_CHECKING:
@@ -657,7 +658,7 @@ def finish(
         built = Built.unpack(data)
         _stats.disk_hits += 1
     else:
-        with alarm(compilation, options.alarm):
+        with alarm(compilation, options.alarm), resting():
             built = build(compilation)
         _stats.compiles += 1
         _stats.kernels += len(compilation.program.kernels)
