@@ -16,6 +16,7 @@ import ctypes
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
 import struct
@@ -204,17 +205,27 @@ class Artifact:
             self.name: str = self.manifest["name"]
             self.signature = Signature.from_manifest(self.manifest)
             self.failures = [Failure.from_manifest(row) for row in self.manifest.get("failures", ())]
-        except BadArtifact:
-            raise
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise refuse(path, f"its manifest was made wrongly: {error!r}", "TD0965") from None
-        self.texts = {
-            section.name.removeprefix(TEXT): bytes(self.elf.content(section)).decode()
-            for section in self.elf.sections
-            if section.name.startswith(TEXT)
-        }
+            self.check_constants()
+            self.texts = {
+                section.name.removeprefix(TEXT): bytes(self.elf.content(section)).decode()
+                for section in self.elf.sections
+                if section.name.startswith(TEXT)
+            }
+        except BadObject as error:
+            raise refuse(path, f"made wrongly: {error.message}", "TD0965") from None
+        except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+            raise refuse(path, f"its manifest or a text was made wrongly: {error!r}", "TD0965") from None
         text = self.elf.section(".text")
         self.code_bytes = text.size if text else 0
+
+    def check_constants(self) -> None:
+        """Whether each lies within the weights and has the bytes that its type and shape need: native code is handed
+        the address, and reads."""
+        for row in self.manifest["constants"]:
+            size = math.prod(row["shape"]) * dtype_of(row["dtype"]).itemsize
+            inside = 0 <= row["offset"] <= self.size - self.weights_at - size
+            if row["bytes"] != size or any(extent < 0 for extent in row["shape"]) or not inside:
+                raise ValueError(f"constant {row['name']} does not lie in the weights")
 
     def constant(self, name: str) -> NDArray[Any]:
         """One of the weights, mapped from the file, read-only."""
@@ -294,8 +305,22 @@ def pread(descriptor: int, size: int, place: int) -> bytes:
     return b"".join(parts)
 
 
+_AGAIN = "copy it again, or save the model again"
+_EDITS = {
+    "TD0962": "a file that compiled.save(...) wrote",
+    "TD0963": "load it with the version that saved it, or save the model with this one",
+    "TD0964": _AGAIN,
+    "TD0965": _AGAIN,
+    "TD0966": "compile it for this machine, or load it where it was made for",
+    "TD0967": "save it for fewer features: td.jit(f, target='generic') needs none",
+    "TD0968": _AGAIN,
+    "TD0969": "a directory that programs may be run from",
+    "TD0973": "write a new file and rename it, as save does",
+}
+
+
 def refuse(path: str, reason: str, code: str) -> BadArtifact:
-    return BadArtifact(f"{path} is refused: {reason}", code=code)
+    return BadArtifact(f"{path} is refused: {reason}", code=code, edit=_EDITS[code])
 
 
 def read(path: str | os.PathLike[str]) -> Artifact:

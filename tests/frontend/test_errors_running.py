@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import signal
@@ -195,6 +196,65 @@ def test_a_wrong_call_is_answered_at_its_line(
     assert said in str(error), str(error)
     assert error.location is not None and error.location.file == __file__ and carets(error)
     np.testing.assert_array_equal(F(X), X * 1.0)
+
+
+def cut(data: bytearray) -> None:
+    del data[len(data) // 3 :]
+
+
+def flip(data: bytearray) -> None:
+    data[len(data) // 3] ^= 4
+
+
+def flip_a_weight(data: bytearray) -> None:
+    data[-200] ^= 4
+
+
+def foreign(data: bytearray) -> None:
+    data[64:72] = b"somebody"
+
+
+def newer(data: bytearray) -> None:
+    data[72] = 99
+
+
+def lesser_cpu(data: bytearray) -> None:
+    """The file as if it had been saved for a CPU of the future, rightly sealed."""
+    at = data.index(b'"cpu_features":["') + len(b'"cpu_features":["')
+    end = data.index(b'"', at)
+    data[at:end] = b"warp-drive"[: end - at].ljust(end - at, b"x")
+    head = int.from_bytes(data[80:88], "little")
+    data[96:128] = bytes(32)
+    data[96:128] = hashlib.sha256(data[:head]).digest()
+
+
+# A saved model that is not as it was saved: refused at the line that loads it, before the system has mapped any of it.
+@pytest.mark.parametrize(
+    ("damage", "code", "said"),
+    [
+        (cut, "TD0964", "copy it again"),
+        (flip, "TD0965", "copy it again"),
+        (flip_a_weight, "TD0968", "copy it again"),
+        (foreign, "TD0962", "compiled.save"),
+        (newer, "TD0963", "the version that saved it"),
+        (lesser_cpu, "TD0967", "target='generic'"),
+    ],
+)
+def test_a_model_that_is_not_as_it_was_saved(
+    damage: Callable[[bytearray], None], code: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "model.so"
+    w = np.random.default_rng(0).standard_normal((4, 300)).astype("f4")
+    td.jit(lambda x: np.exp(x @ w)).compile(X).save(path)
+    data = bytearray(path.read_bytes())
+    damage(data)
+    path.write_bytes(data)
+    error = raises(lambda: td.load(path, verify=True), ValueError, code)
+    assert carets(error) == ["td.load(path, verify=True), ValueError, code)"]
+    assert str(path) in error.message and said in str(error.edit)
+    if code == "TD0967":
+        assert "this machine lacks: war" in error.message
+    assert str(path) not in Path("/proc/self/maps").read_text()
 
 
 def python(script: str, tmp_path: Path) -> subprocess.CompletedProcess[str]:

@@ -1,14 +1,17 @@
-"""What nobody wrote on purpose: texts with letters changed, arguments of every shape of tree. Nothing but an error of
-ours may come of them, and what is accepted means what it says."""
+"""What nobody wrote on purpose: texts and models with bytes changed, arguments of every shape of tree. Nothing but an
+error of ours may come of them, and what is accepted means what it says."""
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 import treadle as td
@@ -16,6 +19,8 @@ from treadle.ir.loops.parse import parse_kernels
 from treadle.ir.loops.text import show as show_kernel
 from treadle.ir.program_text import parse_program
 from treadle.ir.target import parse as parse_target
+from treadle.runtime import artifact
+from treadle.runtime.errors import BadArtifact
 
 # --- texts ------------------------------------------------------------------------------------------------------------
 
@@ -83,6 +88,101 @@ def test_damaged_texts(name: str, data: st.DataObject) -> None:
         assert error.code.startswith("TD")
         return
     assert again(read) == read
+
+
+# --- saved models -----------------------------------------------------------------------------------------------------
+
+
+def saved() -> bytes:
+    """A model with weights, sizes, failures and texts."""
+    w = np.random.default_rng(0).standard_normal((4, 300)).astype(np.float32)
+    compiled = td.jit(lambda x, i: np.tanh(x @ w)[i]).compile(td.ShapeDtype(("B", 4), "float32"), np.array([1, 0]))
+    with tempfile.TemporaryDirectory() as directory:
+        compiled.save(Path(directory) / "model.so")
+        return (Path(directory) / "model.so").read_bytes()
+
+
+MODEL = saved()
+
+
+# How, where, where to, and what is written there; the first bytes say what all others are.
+PLACES = st.integers(0, len(MODEL)) | st.integers(0, 200)
+CHANGE = st.tuples(
+    st.sampled_from(["bit", "replace", "move", "double", "cut", "end"]),
+    PLACES,
+    PLACES,
+    st.binary(max_size=16) | st.sampled_from([64, 512, 4096]).map(bytes),
+)
+CHANGES = st.lists(CHANGE, min_size=1, max_size=3)
+
+
+def changed(changes: list[tuple[str, int, int, bytes]]) -> bytes:
+    """The model with some of its bytes changed, gone, doubled, exchanged or followed by others."""
+    data = MODEL
+    for how, at, to, piece in changes:
+        length = len(piece)
+        match how:
+            case "bit":
+                place = min(at, len(data) - 1)
+                data = data[:place] + bytes([data[place] ^ 1 << to % 8]) + data[place + 1 :]
+            case "replace":
+                data = data[:at] + piece + data[at + length :]
+            case "move":
+                data = data[:to] + data[at : at + length] + data[to + length :]
+            case "double":
+                data = data[: at + length] + data[at:]
+            case "cut":
+                data = data[:at] + data[at + length :]
+            case "end":
+                data = data[: at or 1]
+    return data
+
+
+# Refused by an error of ours before the system has mapped any of it, whatever the damage.
+@pytest.mark.fuzz
+@pytest.mark.time_limit(7200)
+@given(changes=CHANGES)
+@settings(suppress_health_check=list(HealthCheck))
+def test_damaged_models(changes: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    data = changed(changes)
+    assume(data != MODEL)
+    path = tmp_path_factory.getbasetemp() / "damaged.so"
+    path.write_bytes(data)
+    with pytest.raises(td.TreadleError, match="TD096") as caught:
+        td.load(path, verify=True)
+    assert caught.value.edit
+    assert str(path) not in Path("/proc/self/maps").read_text()
+
+
+# Sealed anew, so that somebody meant it: it is read, or refused by an error of ours; nothing else may escape.
+@pytest.mark.fuzz
+@pytest.mark.time_limit(7200)
+@given(changes=CHANGES)
+@settings(suppress_health_check=list(HealthCheck))
+def test_models_that_were_made_wrongly(changes: list[Any], tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "forged.so"
+    path.write_bytes(sealed(changed(changes)))
+    try:
+        found = artifact.read(path)
+        found.verify()
+        for row in found.manifest["constants"]:
+            found.constant(row["name"])
+    except BadArtifact as error:
+        assert error.code.startswith("TD096")
+
+
+def sealed(data: bytes) -> bytes:
+    """With the sizes and the hash that the seal wants, where there is one."""
+    if len(data) < artifact.HASH_AT + 32:
+        return data
+    made = bytearray(data)
+    magic, version, zero, head, _, _ = artifact.SEAL.unpack_from(made, artifact.SEAL_AT)
+    if magic != artifact.MAGIC or not artifact.HASH_AT + 32 <= head <= len(made):
+        return data
+    artifact.SEAL.pack_into(made, artifact.SEAL_AT, magic, version, zero, head, len(made) - head, bytes(32))
+    digest = hashlib.sha256(made[:head]).digest()
+    made[artifact.HASH_AT : artifact.HASH_AT + 32] = digest
+    return bytes(made)
 
 
 # --- trees of arguments -----------------------------------------------------------------------------------------------

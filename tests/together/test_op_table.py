@@ -29,7 +29,9 @@ from treadle.ir.dims import DimName
 from treadle.ir.errors import Unsupported
 from treadle.ir.evaluate import evaluate, solve_dims
 from treadle.ir.graph import Graph, inline
+from treadle.ir.loops.build import walk
 from treadle.ir.loops.evaluate import evaluate as run_loops
+from treadle.ir.loops.nodes import For
 from treadle.ir.ops.families import Composite, Control
 from treadle.ir.program import KernelDef
 from treadle.ir.target import Target
@@ -43,6 +45,8 @@ BEST = next((name for name in ("avx512", "avx2", "neon", "generic") if name in R
 OTHERS = [name for name in RUNNABLE if name != BEST]
 # Of each op every so many rows, another part for each target: a slow target's code takes long to make.
 PART = {"avx2": 5, "neon": 9, "generic": 12}
+# What moves nothing, or is part of what reads it.
+WITHOUT_KERNELS = ("after", "constant", "copy", "dim_size", "get", "reshape", "stop_gradient")
 # What it has beside `avx512` are instructions for products.
 PRODUCTS = {"avx512+vnni+bf16": ("dot", "conv")}
 
@@ -166,13 +170,18 @@ def test_programs(op: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert BEST is not None
     monkeypatch.setattr(threads, "GRAIN", 64)
     monkeypatch.setattr(gemm, "SERIAL", 0)
+    shared = False
     for group in together(BY_OP[op]):
-        executed = run(compiled(group.graph(), MODELS[BEST]), BEST)
+        compilation = compiled(group.graph(), MODELS[BEST])
+        executed = run(compilation, BEST)
+        statements = (s for kernel in compilation.kernels.values() for s in walk(kernel.body))
+        shared |= any(isinstance(s, For) and s.kind == "parallel" for s in statements)
         assert not list(undefined(executed.built.code))
         one, two = (executed.executable(group.args(), threads=count) for count in (1, 2))
         group.compare(one)
         for a, b in zip(one, two, strict=True):
             assert a.tobytes() == b.tobytes(), f"{op} on two threads"
+    assert shared or op in WITHOUT_KERNELS, f"nothing of {op} runs on two threads"
 
 
 # The other targets, and targets of other machines, whose objects can be made and looked at.
