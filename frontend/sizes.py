@@ -26,7 +26,7 @@ _HIGHEST_POWER: Final = 8  # n ** 8 and below are sizes; beyond them, no shape i
 
 
 class Size:
-    """A size with a name in it. Equal and hashed as the formula that it prints as."""
+    """A size with a name in it."""
 
     __slots__ = ("dim",)
     dim: SymbolicDim
@@ -40,7 +40,10 @@ class Size:
     __repr__ = __str__
 
     def __hash__(self) -> int:
-        return hash(self.dim)
+        # A dict of whole numbers would not find it, and `in` would say no, whatever the size of a call turns out to be.
+        raise self._refuse(
+            "as a key", "str(n), its formula, as the key; np.where(np.equal(n, m), x, y); or compile for a known size"
+        )
 
     # With whole numbers and sizes: a size again. With anything else: a traced scalar.
 
