@@ -86,7 +86,7 @@ class Objects:
             self._waiting.append(len(self.jobs))
             self.jobs.append(job)
             self._changed.notify()
-        if not self._workers and expected >= LEAST_BYTES:
+        if not self._reserved and not self.problems and expected >= LEAST_BYTES:
             # The last part is this process's own.
             self._start(min(MOST_WORKERS, -(-expected // max(len(job.text), 1)) - 1))
 
@@ -99,6 +99,10 @@ class Objects:
             else:
                 self._made[number] = object_code(*self.jobs[number])
         return [self._made[number] for number in range(len(self.jobs))]
+
+    def _tell(self, problem: str) -> None:
+        if problem not in self.problems:
+            self.problems.append(problem)
 
     # --- who makes what -----------------------------------------------------------------------------------------------
 
@@ -120,7 +124,7 @@ class Objects:
                 return
             largest = max(len(self.jobs[number].text) for number in missing)
             if not self._changed.wait(START_SECONDS + largest / LEAST_BYTES_PER_SECOND):
-                self.problems.append("a worker came to a halt, and its part was made here")
+                self._tell("a worker came to a halt, its part was made here")
                 self._closed = True
                 self._waiting.extend(number for number in missing if number not in self._made)
 
@@ -128,7 +132,8 @@ class Objects:
         packages, problem = _surroundings()
         wanted = min(wanted, self.processes - 1)
         if wanted <= 0 or packages is None:
-            self.problems += [problem] if problem and wanted > 0 else []
+            if wanted > 0:
+                self._tell(problem)
             return
         self._reserved = _reserve(wanted, self.processes - 1)
         for _ in range(self._reserved):
@@ -151,10 +156,11 @@ class Objects:
                     self._made.setdefault(number, code)
                     self.elsewhere += 1
                     self._changed.notify_all()
-        except (OSError, Broken) as problem:
+        except Exception as problem:  # whatever it is, the part that it had is not lost
+            told = str(problem) if isinstance(problem, Broken) else f"could not be used ({problem!r})"
             with self._changed:
                 if not self._closed:
-                    self.problems.append(f"a worker {problem}" + ("" if number is None else ", its part was made here"))
+                    self._tell(f"a worker {told}" + ("" if number is None else ", its part was made here"))
                     if number is not None:
                         self._waiting.appendleft(number)
                     self._changed.notify_all()

@@ -162,6 +162,31 @@ def read(): return sys.stdin.buffer.read(m.FRAME.unpack(sys.stdin.buffer.read(m.
     assert ("made here" in str(objects)) == (begun and what != "says nothing of ours")
 
 
+def test_no_thread_is_no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the end of an interpreter, or where threads are limited; what was reserved is given back."""
+
+    def refuse(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with Objects(3) as objects:
+        assert generated(objects, JOBS, wait=False) == BYTES
+        assert workers._running == 2
+    assert objects.elsewhere == 0
+
+
+def test_no_part_is_lost_to_an_error_of_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory may end there, too."""
+
+    def fail(self: Worker, data: bytes) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Worker, "_send", fail)
+    with Objects(2) as objects:
+        assert generated(objects, JOBS, wait=True) == BYTES
+    assert "MemoryError" in str(objects)
+
+
 def test_a_refusal_of_llvm_is_ours_to_say() -> None:
     """A worker only says that it failed; the user sees the error and the code that one process alone gives."""
     wrong = JOBS[0]._replace(text="define i32 @f(")
@@ -177,8 +202,9 @@ def test_no_worker_where_there_is_nothing_to_gain_or_nothing_to_start(monkeypatc
     def started(processes: int = 4, expected: int = LEAST_BYTES) -> tuple[int, str]:
         with Objects(processes) as objects:
             objects.add(JOBS[0], expected)
-            objects.add(JOBS[1])
+            objects.add(JOBS[1], expected)
             assert objects.finished() == BYTES[:2]
+            assert len(objects.problems) <= 1
             return len(objects._workers), str(objects)
 
     assert started(processes=1)[0] == 0
