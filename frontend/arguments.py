@@ -177,9 +177,25 @@ def _hashable(state: State, name: str, value: Any) -> Static:
         raise TypeMismatch(
             f"{state.name}: static argument {name} of type {type(value).__name__} is not hashable",
             code="TD0621",
-            edit="pass a tuple instead of a list, or make it an array argument",
+            edit=_hashable_instead(value, name),
         ) from None
     return static
+
+
+def _hashable_instead(value: Any, name: str) -> str:
+    """What to pass as a static argument instead."""
+    if hasattr(value, "__array__"):
+        return f"leave {name} out of the static arguments: arrays are traced"
+    match value:
+        case list():
+            return f"pass a tuple instead of a list, or leave {name} out of the static arguments"
+        case dict():
+            return f"pass tuple({name}.items()), or leave {name} out of the static arguments"
+        case set():
+            return f"pass frozenset({name})"
+        case tuple() | frozenset():
+            return "tuples instead of the lists inside"
+    return f"give {type(value).__name__} a __hash__, as @dataclass(frozen=True) does, with hashable fields"
 
 
 def leaf_spec(leaf: Any, path: str, function: str) -> LeafSpec:

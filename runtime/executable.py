@@ -304,7 +304,11 @@ def scalar(value: complex, tensor: Tensor) -> Array:
     try:
         return np.array(value, wanted)
     except OverflowError:
-        raise ArgumentTooLarge(f"{tensor.path}: {value} does not fit in {wanted.name}", code="TD0948") from None
+        raise ArgumentTooLarge(
+            f"{tensor.path}: {value} does not fit in {wanted.name}",
+            code="TD0948",
+            edit=f"pass np.uint64({value}), or a float" if 0 <= value < 2**64 else "pass it as a float",
+        ) from None
 
 
 def check_shape(tensor: Tensor, array: Array) -> None:

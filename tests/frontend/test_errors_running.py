@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -138,7 +139,15 @@ class Far:
         return (2, 1)
 
 
+@dataclass
+class Loose:
+    """Settings that may change, and so have no hash."""
+
+    rate: float = 0.5
+
+
 F = td.jit(lambda x, y=1.0: x * y)
+STATIC = td.jit(lambda x, n: x, static_argnames="n")
 CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "too few": (lambda: F(), TypeError, "TD0620", "missing a required argument: 'x'"),
     "too many": (lambda: F(X, X, X), TypeError, "TD0620", "too many positional"),
@@ -149,6 +158,11 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "an object inside": (lambda: F({"a": [X, object()]}), TypeError, "TD0622", "x['a'][1] is of type object"),
     "a container of itself": (call_cyclic, TypeError, "TD0622", "contains itself"),
     "unhashable": (call_unhashable, TypeError, "TD0621", "pass a tuple"),
+    "unhashable dict": (lambda: STATIC(X, {"a": 1}), TypeError, "TD0621", "pass tuple(n.items())"),
+    "unhashable set": (lambda: STATIC(X, {1}), TypeError, "TD0621", "pass frozenset(n)"),
+    "unhashable array": (lambda: STATIC(X, X), TypeError, "TD0621", "leave n out of the static"),
+    "unhashable in a tuple": (lambda: STATIC(X, ([1],)), TypeError, "TD0621", "instead of the lists inside"),
+    "unhashable object": (lambda: STATIC(X, Loose()), TypeError, "TD0621", "@dataclass(frozen=True)"),
     "an array of objects": (lambda: F(np.array([object()])), TypeError, "TD0101", "x is an array of object"),
     "a ragged array": (lambda: F(np.array([[1], [1, 2]], dtype=object)), TypeError, "TD0101", "differ in length"),
     "ragged lists": (lambda: td.jit(td.numpy.sum)([[1.0], [1.0, 2.0]]), ValueError, "TD0822", "same shape"),
@@ -159,7 +173,8 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
     "a masked array": (lambda: F(np.ma.array(X)), TypeError, "TD0820", "x.filled"),
     "a matrix": (lambda: F(np.asmatrix(X)), TypeError, "TD0820", "np.asarray"),
     "another device": (lambda: F(Far()), TypeError, "TD0626", "it is on device 1"),
-    "a huge integer": (lambda: F(X, 2**70), OverflowError, "TD0948", "does not fit in int64"),
+    "a huge integer": (lambda: F(X, 2**70), OverflowError, "TD0948", "edit: pass it as a float"),
+    "a large integer": (lambda: F(X, 2**63), OverflowError, "TD0948", "edit: pass np.uint64(9223372036854775808)"),
     "a size as an argument": (lambda: F(td.ShapeDtype((3,), "f4")), TypeError, "TD0627", "call with arrays"),
     "no function": (lambda: td.jit(3), TypeError, "TD0624", "takes a function"),
     "keyword": (lambda: td.jit(F.__wrapped__, static_argnms="x"), TypeError, "TD0601", "did you mean static_argnames?"),
