@@ -280,11 +280,14 @@ def as_array(leaf: Any, tensor: Tensor) -> Array:
             return np.asarray(leaf)
     except Exception as error:
         raise ArgumentTypeError(
-            f"{tensor.path}: {type(leaf).__name__} does not give its memory to NumPy: {error}", code="TD0947"
+            f"{tensor.path}: {type(leaf).__name__} does not give its memory to NumPy: {error}",
+            code="TD0947",
+            edit="copy it into a NumPy array",
         ) from error
     raise ArgumentTypeError(
         f"{tensor.path}: expected {describe(tensor.dtype, tensor.shape)}, found {type(leaf).__name__}",
         code="TD0947",
+        edit=f"pass a NumPy array, such as np.asarray({named(tensor)}, {tensor.dtype.name!r})",
     )
 
 
@@ -300,6 +303,7 @@ def scalar(value: complex, tensor: Tensor) -> Array:
         raise ArgumentTypeError(
             f"{tensor.path}: expected {describe(wanted, tensor.shape)}, found {type(value).__name__}",
             code="TD0947",
+            edit=f"pass np.{wanted.name}(...) if that is what it means",
         )
     try:
         return np.array(value, wanted)
@@ -307,7 +311,9 @@ def scalar(value: complex, tensor: Tensor) -> Array:
         raise ArgumentTooLarge(
             f"{tensor.path}: {value} does not fit in {wanted.name}",
             code="TD0948",
-            edit=f"pass np.uint64({value}), or a float" if 0 <= value < 2**64 else "pass it as a float",
+            edit=f"pass np.uint64({value}), or a float"
+            if type(value) is int and 0 <= value < 2**64
+            else "pass it as a float",
         ) from None
 
 
@@ -336,12 +342,16 @@ def check_out(tensor: Tensor, shape: tuple[int, ...], out: Any) -> None:
 
 def mismatch(tensor: Tensor, array: Array, code: str, kind: type[RuntimeFault]) -> RuntimeFault:
     expected, found = describe(tensor.dtype, tensor.shape), describe(array.dtype, array.shape)
-    name = tensor.path if tensor.path.isidentifier() else "the array"
     if code == "TD0942":
-        edit = f"convert it: {name}.astype({tensor.dtype.name!r})"
+        edit = f"convert it: {named(tensor)}.astype({tensor.dtype.name!r})"
     else:
         edit = "an array of that shape, or compile for sizes with names, as in ShapeDtype(('n', 4), dtype)"
     return kind(f"{tensor.path}: expected {expected}, found {found}", code=code, edit=edit)
+
+
+def named(tensor: Tensor) -> str:
+    """An argument as the edit of a message has it."""
+    return tensor.path if tensor.path.isidentifier() else "the array"
 
 
 def overlap(a: Array, b: Array) -> bool:

@@ -168,6 +168,7 @@ class Signature:
                 raise ArgumentValueError(
                     f"{self.place(number, axis)} has {extent}: {text} for no whole {self.dims[dim].name}",
                     code="TD0944",
+                    edit=f"an array whose extent is {text} there",
                 )
         for step in self._steps:
             name, low, high, multiple_of = self.dims[step.dim]
@@ -180,7 +181,8 @@ class Signature:
             if promise:
                 place = self.place(step.input, step.axis)
                 message = f"{place} makes {name} = {value}, which was promised to be {promise}"
-                raise ArgumentValueError(message, code="TD0945")
+                edit = f"an array that keeps the promise, or compile for another: td.jit(dims={{{name!r}: ...}})"
+                raise ArgumentValueError(message, code="TD0945", edit=edit)
         for number, axis, text, formula in self._checks:
             expected = self._evaluate(formula, dims, text)
             if shapes[number][axis] != expected:
@@ -200,7 +202,11 @@ class Signature:
             return formula(dims)
         except ZeroDivisionError:
             values = ", ".join(f"{dim.name} = {value}" for dim, value in zip(self.dims, dims, strict=True))
-            raise ArgumentValueError(f"the size {text} divides by zero for {values}", code="TD0944") from None
+            raise ArgumentValueError(
+                f"the size {text} divides by zero for {values}",
+                code="TD0944",
+                edit="promise that it does not: td.jit(dims={'n': (1, None)}) keeps n above 0",
+            ) from None
 
     def _disagreement(
         self,
@@ -222,6 +228,7 @@ class Signature:
         return ArgumentValueError(
             f"{self.place(number, axis)} has {found}, expected {wanted}" + "".join(f"; {s}" for s in sources),
             code="TD0944",
+            edit="arrays whose sizes of one name are equal, or compile with another name for each",
         )
 
     def to_manifest(self) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,18 @@ class Far:
         return (2, 1)
 
 
+@cache
+def compiled() -> Any:
+    """A program for any number of rows above one."""
+    rows = td.ShapeDtype(("B", 4), "f4")
+    return td.jit(lambda x, y: x * y, dims={"B": (2, 9)}).compile(rows, rows)
+
+
+Y = X.copy()
+TWO = td.jit(lambda x: (x, -x))
+GIVEN = td.jit(lambda x, y: (-x, -y), donate_argnums=(0, 1))
+
+
 @dataclass
 class Loose:
     """Settings that may change, and so have no hash."""
@@ -190,6 +203,19 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str, str]] = {
         lambda: td.jit(F.__wrapped__, static_argnums=0, donate_argnums=0), ValueError, "TD0625", "x is static and don",
     ),
     "a parameter out": (lambda: td.jit(lambda x, out: x), ValueError, "TD0625", "another name"),
+    "another shape than compiled for": (lambda: compiled()(X[:, :2], X), ValueError, "TD0943", "found float32[3,2]"),
+    "another dtype": (lambda: compiled()(X.astype("f8"), X), TypeError, "TD0942", "x.astype('float32')"),
+    "another tree": (lambda: compiled()([X], X), TypeError, "TD0642", "pass the same containers"),
+    "a list where an array was": (lambda: compiled()(X, None), TypeError, "TD0642", "pass the same containers"),
+    "two sizes of one name": (lambda: compiled()(X, X[:2]), ValueError, "TD0944", "edit: arrays whose sizes"),
+    "a promise of a size": (lambda: compiled()(X[:1], X[:1]), ValueError, "TD0945", "td.jit(dims={'B': ...})"),
+    "out that does not fit": (lambda: F(X, out=X[:2]), ValueError, "TD0950", "np.empty((3, 4), 'float32')"),
+    "out in another tree": (lambda: F(X, out=[X]), TypeError, "TD0641", "out has the structure"),
+    "results in one array": (lambda: TWO(X, out=(Y, Y)), ValueError, "TD0952", "shares memory"),
+    "donated twice": (lambda: GIVEN(Y, Y), ValueError, "TD0951", "donate another array"),
+    "donated in vain": (
+        lambda: td.jit(lambda x: x.sum(), donate_argnums=0)(X.copy()), ValueError, "TD0640", "donat",
+    ),
     "a keyword of a transform": (
         lambda: td.grad(np.sum, argnms=0), TypeError, "TD0601", "did you mean argnums?",
     ),
