@@ -139,6 +139,11 @@ def _zeros(given: TensorType) -> Value:
     return Full(0, given)
 
 
+def _is_one_place(op: Gather | Scatter) -> bool:
+    """Whether each index is one number."""
+    return op.batch_rank == 0 and op.indices[0].rank == 0
+
+
 def _same_batch(operands: tuple[Value, ...], batched: tuple[bool, ...]) -> tuple[Value, ...]:
     """The operands, those without the new leading axis repeated along it."""
     count = next(x.shape[0] for x, here in zip(operands, batched, strict=True) if here)
@@ -224,8 +229,11 @@ class Gather(Indexing):
             # One x for the whole batch: more positions, whole slices still last. Members may read the same element.
             indices = _same_batch(operands[1:], batched[1:])
             return replace(self, x=operands[0], indices=indices, unique=False)
-        x, *places = _same_batch(operands, batched)
         axes = tuple(axis + 1 for axis in self.axes)
+        if _is_one_place(self) and not any(batched[1:]):
+            # One place for the whole batch: the new axis is one more along which a whole slice is read.
+            return replace(self, x=operands[0], indices=operands[1:], axes=axes)
+        x, *places = _same_batch(operands, batched)
         return Gather(x, tuple(places), axes, self.mode, self.batch_rank + 1, self.unique)
 
 
@@ -392,8 +400,11 @@ class Scatter(Indexing):
         return Gather(numbers, self.indices, tuple(range(rank, len(sizes))), _linear_mode(self), rank)
 
     def batch(self, operands: tuple[Value, ...], batched: tuple[bool, ...]) -> Value | None:
-        x, *indices, updates = _same_batch(operands, batched)
         axes = tuple(axis + 1 for axis in self.axes)
+        if _is_one_place(self) and not any(batched[1:-1]):
+            x, updates = _same_batch((operands[0], operands[-1]), (batched[0], batched[-1]))
+            return replace(self, x=x, indices=operands[1:-1], updates=updates, axes=axes)
+        x, *indices, updates = _same_batch(operands, batched)
         rank = self.batch_rank + 1
         return Scatter(x, tuple(indices), updates, axes, self.combine, self.mode, rank, self.unique)
 
