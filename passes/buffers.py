@@ -183,6 +183,8 @@ class Builder:
         self.storages: list[Storage] = []
         self.runs: list[Run] = []
         self.moves: list[Move] = []
+        # For each result of a switch the moves into it, one for each branch.
+        self.branched: list[tuple[Move, ...]] = []
         self.loops: list[dict[int, Content]] = []
         self.variables: dict[str, int] = {}  # of the loops so far: how deep inside loops each is known
         self.names = (f"t{i}" if i else "t" for i in count())
@@ -396,12 +398,15 @@ class Builder:
         self.read(operands[0])
         found = tuple(self.fresh(kind) for kind in op.branches[0].result_types)
         branches: list[list[Step]] = []
+        moves: list[list[Move]] = []
         for branch in op.branches:
             inner: list[Step] = []
             results = self.body(branch, operands[1:], inner)
             moment = self.tick()
-            inner.append(Moves([self.move(r, f, mark=True) for r, f in zip(results, found, strict=True)], moment))
+            moves.append([self.move(r, f, mark=True) for r, f in zip(results, found, strict=True)])
+            inner.append(Moves(moves[-1], moment))
             branches.append(inner)
+        self.branched += zip(*moves, strict=True)
         moment = self.tick()
         for result in found:
             result.content.first = result.content.last = moment
@@ -440,6 +445,7 @@ class Joiner:
     def __init__(self, builder: Builder, known: Known) -> None:
         self.known = known
         self.variables = builder.variables
+        self.moves = builder.moves
         # The contents (operand, result) of kernels that write over the operand position by position.
         self.in_place: dict[tuple[int, int], tuple[Run, int, int]] = {}
         for storage in builder.storages:
@@ -483,6 +489,30 @@ class Joiner:
             a.contents.remove(move.mark)
         return True
 
+    def together(self, moves: Sequence[Move]) -> bool:
+        """Let the result of a switch be the bytes in which every branch leaves it: what the one hands on as it is, and
+        the other has written parts of. One branch runs, so that the moment of one's move is none of the other's."""
+        first = moves[0]
+        a, b = first.target.content.storage, first.source.content.storage
+        if a is b or any(m.source.content.storage is not b or m.source.at != first.source.at for m in moves):
+            return False
+        if a.place is not None or first.target.at != 0 or a.bytes != first.target.type.bytes:
+            return False
+        # A carry takes what it was back from the switch at once.
+        back = [
+            m for m in self.moves
+            if m.source.content is first.target.content and m.target.content.storage is b
+            and m.target.at == first.source.at and m.target.type.bytes == a.bytes
+        ]  # fmt: skip
+        marks = [m.mark for m in (*moves, *back) if m.mark is not None]
+        shift = self.fits(a, 0, b, first.source.at)
+        if shift is None or not self.join(b, a, shift, None, marks):
+            return False
+        for move in moves:
+            if move.mark is not None:
+                b.contents.remove(move.mark)
+        return True
+
     def overwrite(self, run: Run, result: int, param: int) -> bool:
         """Let a result take over the bytes of an operand."""
         operand, written = run.reads[param], run.writes[result]
@@ -498,8 +528,9 @@ class Joiner:
     def exactly(self, storage: Storage, tensor: Tensor) -> bool:
         return tensor.at == 0 and storage.bytes == tensor.type.bytes
 
-    def join(self, a: Storage, b: Storage, shift: Dim, move: Move | None) -> bool:
-        """Put `b` into `a`, `shift` bytes from its beginning, unless two of their contents are in each other's way."""
+    def join(self, a: Storage, b: Storage, shift: Dim, move: Move | None, marks: Sequence[Content] = ()) -> bool:
+        """Put `b` into `a`, `shift` bytes from its beginning, unless two of their contents are in each other's way;
+        `marks` are in nobody's."""
         # What moves with a loop's variable has no place outside the loop, nor the same place in its next step.
         depth = max((self.variables.get(name, 0) for name in names(shift)), default=0)
         if any(content.loops < depth for content in b.contents):
@@ -513,6 +544,8 @@ class Joiner:
                 if mine.first > ends:
                     continue
                 for other in b.contents:
+                    if any(other is mark or mine is mark for mark in marks):
+                        continue
                     if self.clash(mine, other, a, b, shift, move):
                         return False
         for content in b.contents:
@@ -560,6 +593,8 @@ def join_all(builder: Builder, cx: Context, known: Known) -> None:
             if not joiner.overwrite(run, result, param):
                 changed = run.group.body.results[result]
                 cx.remark(changed, "not updated in place: what it changes is still read, or not ours")
+    for moves in reversed(builder.branched):
+        joiner.together(moves)
     for move in reversed(builder.moves):
         joiner.move(move)
     for run in builder.runs:

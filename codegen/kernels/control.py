@@ -137,22 +137,68 @@ def _work(op: Value) -> int:
     return work if type(work) is int else 1 << 62
 
 
+def _written_over(group: Group, index: int) -> Value | None:
+    """The operand of which result number `index` of a group is an update of parts."""
+    value = group.body.results[index]
+    if not isinstance(value, DynamicUpdate | Scatter):
+        return None
+    while isinstance(value, DynamicUpdate | Scatter):
+        value = value.x
+    found = [arg for arg, param in zip(group.args, group.body.params, strict=True) if param is value]
+    return found[0] if found and sum(arg is found[0] for arg in group.args) == 1 else None
+
+
+def _in_order(body: Graph) -> list[Value]:
+    """The ops of a body, of which those that read a value come before the one that updates it, where they can."""
+    before: dict[int, list[Value]] = {id(op): list(op.operands) for op in body.ops}
+
+    def needs(op: Value, other: Value) -> bool:
+        """Whether `op` comes after `other`."""
+        stack, seen = [op], set[int]()
+        while stack:
+            value = stack.pop()
+            if value is other:
+                return True
+            if id(value) not in seen:
+                seen.add(id(value))
+                stack += before.get(id(value), ())
+        return False
+
+    for op in body.ops:
+        if not isinstance(op, Group):
+            continue
+        for index in range(len(op.body.results)):
+            value = _written_over(op, index)
+            if value is None:
+                continue
+            readers = [reader for reader in body.ops if any(x is value for x in reader.operands) and reader is not op]
+            for reader in readers:
+                if not needs(reader, op):
+                    before[id(op)].append(reader)
+    found: dict[int, Value] = {id(param): param for param in body.params}
+    for op in body.ops:
+        stack = [op]
+        while stack:
+            missing = [x for x in before[id(stack[-1])] if id(x) not in found]
+            if missing:
+                stack += missing[::-1]
+            else:
+                value = stack.pop()
+                found.setdefault(id(value), value)
+    return [value for value in found.values() if not isinstance(value, Parameter)]
+
+
 def _updates(body: Graph, result: Get) -> list[Get]:
     """What groups give, each an update of parts of the one before it, up to `result`."""
     chain = [result]
     while True:
         group = chain[-1].x
         assert isinstance(group, Group)
-        value = group.body.results[chain[-1].index]
-        while isinstance(value, DynamicUpdate | Scatter):
-            value = value.x
-        number = next((i for i, param in enumerate(group.body.params) if param is value), None)
-        before = None if number is None else group.args[number]
+        before = _written_over(group, chain[-1].index)
         if not isinstance(before, Get) or not isinstance(before.x, Group) or before.type != result.type:
             return chain[::-1]
-        # Read twice, or under two names, it could not be written over.
-        names = [op for op in body.ops if isinstance(op, Get) and op.x is before.x and op.index == before.index]
-        if len(names) != 1 or sum(x is before for x in group.args) != 1:
+        # Under two names it could not be written over.
+        if sum(isinstance(op, Get) and op.x is before.x and op.index == before.index for op in body.ops) != 1:
             return chain[::-1]
         chain.append(before)
 
@@ -262,7 +308,7 @@ class _Writer:
         groups, by (id of the group, number)."""
         env: dict[int, tuple[Place, ...]] = {id(param): (place,) for param, place in zip(graph.params, args)}
         block: list[Stmt] = []
-        for op in graph.ops:
+        for op in _in_order(graph):
             match op:
                 case Get(x, number):
                     env[id(op)] = (env[id(x)][number],)
@@ -346,7 +392,7 @@ class _Writer:
     ) -> dict[tuple[int, int], _Target]:
         """Which results of groups can be written straight to the places to which they go, where `params` lie."""
         found: dict[tuple[int, int], _Target] = {}
-        number_of = {id(op): number for number, op in enumerate(body.ops)}
+        number_of = {id(op): number for number, op in enumerate(_in_order(body))}
 
         def over_by(value: Value, group: Group) -> bool:
             """Whether nobody reads a value after the group, which may then write over it."""
