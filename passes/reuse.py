@@ -10,11 +10,12 @@ from typing import Any
 from ..ir.classes import dataclass
 from ..ir.dims import Dim, SymbolicDim, names, product
 from ..ir.graph import Graph
+from ..ir.ops.control import Group, Switch
 from ..ir.ops.families import Contraction
 from ..ir.ops.indexing import DynamicUpdate, Scatter
 from ..ir.ops.movement import Broadcast, Concatenate, Copy, Reshape, Slice, Transpose
 from ..ir.types import Shape, TensorType
-from ..ir.value import After, Parameter, Value
+from ..ir.value import After, Get, Parameter, Value
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,11 @@ def updates_of(body: Graph) -> tuple[tuple[int, int], ...]:
     numbers = {id(p): i for i, p in enumerate(body.params)}
     found: list[tuple[int, int]] = []
     for i, result in enumerate(body.results):
+        if isinstance(result, Get) and isinstance(result.x, Switch):
+            x = _kept_by(result.x, result.index)
+            if id(x) in numbers and sum(operand is x for value in body.ops for operand in value.operands) == 1:
+                found.append((i, numbers[id(x)]))
+            continue
         if not is_update(result) or id(result.operands[0]) not in numbers:
             continue
         x = result.operands[0]
@@ -107,6 +113,32 @@ def updates_of(body: Graph) -> tuple[tuple[int, int], ...]:
         if reads == 1 and not any(other is x for other in body.results):
             found.append((i, numbers[id(x)]))
     return tuple(found)
+
+
+def _kept_by(op: Switch, index: int) -> Value | None:
+    """The argument of which every branch gives parts written anew, one of them none: what result `index` is made of."""
+    whole, found = False, dict.fromkeys(range(len(op.args)))
+    for branch in op.branches:
+        value = branch.results[index]
+        whole |= isinstance(value, Parameter)
+        value = _before_updates(value)
+        found = {i: None for i in found if branch.params[i] is value}
+    return op.args[next(iter(found))] if found and whole else None
+
+
+def _before_updates(value: Value) -> Value:
+    """What updates, in groups or not, are made in, one after the other."""
+    while True:
+        if isinstance(value, Get) and isinstance(value.x, Group):
+            inner = _before_updates(value.x.body.results[value.index])
+            number = next((i for i, param in enumerate(value.x.body.params) if param is inner), None)
+            if number is None or inner is value.x.body.results[value.index]:
+                return value
+            value = value.x.args[number]
+        elif is_update(value):
+            value = value.operands[0]
+        else:
+            return value
 
 
 def is_update(value: Value) -> bool:

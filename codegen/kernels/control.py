@@ -85,7 +85,12 @@ def control(definition: KernelDef, target: Target, inner: Make) -> Kernel:
     kernel = _made(definition.graph, target, inner)
     assert kernel is not None
     if definition.updates:
-        raise hazard(Source(definition), kernel.params[definition.updates[0][1]])
+        op, params = looped(definition.graph), definition.graph.params
+        if not isinstance(op, Switch) or any(
+            sum(x is params[number] for x in op.operands) != 1 for _, number in definition.updates
+        ):
+            raise hazard(Source(definition), kernel.params[definition.updates[0][1]])
+        kernel = _Writer(definition, target, inner).kernel(op)
     return replace(kernel, name=definition.name)
 
 
@@ -100,7 +105,7 @@ def _made(graph: Graph, target: Target, inner: Make) -> Kernel | None:
         op = looped(graph)
         if op is not None and all(map(is_small, op.bodies)):
             try:
-                kernel = _Writer(graph, target, inner).kernel(op)
+                kernel = _Writer(KernelDef("kernel", graph), target, inner).kernel(op)
             except Unsupported:
                 return None
             arrays = [stmt for stmt in walk(kernel.body) if isinstance(stmt, Alloc) and stmt.memory == "stack"]
@@ -213,8 +218,8 @@ class _Target(NamedTuple):
 class _Writer:
     """Writes the loops of one control op."""
 
-    def __init__(self, graph: Graph, target: Target, inner: Make) -> None:
-        self.source = Source(KernelDef("kernel", graph))
+    def __init__(self, definition: KernelDef, target: Target, inner: Make) -> None:
+        self.source = Source(definition)
         self.names = self.source.names
         self.target = target
         self.inner = inner
@@ -474,12 +479,16 @@ class _Writer:
         last = len(op.branches) - 1
         number = Binary("max", Binary("min", cast(selector.load(()), i64), Const(last, i64)), Const(0, i64))
         chosen: Block = ()
+        # Results that take the place of an argument: a branch hands it on, writes parts of it, or is copied over it.
+        shared = [i for i, to in enumerate(results) if to in args]
+        held = [results[i] for i in shared]
         for place, branch in reversed(list(enumerate(op.branches))):
-            targets: dict[tuple[int, int], _Target] = {}
-            for result, to in zip(branch.results, results, strict=True):
-                if isinstance(result, Get) and isinstance(result.x, Group):
+            params = [branch.params[args.index(to)] for to in held]
+            targets = self.targets(branch, params, [branch.results[i] for i in shared], held)
+            for i, (result, to) in enumerate(zip(branch.results, results, strict=True)):
+                if i not in shared and isinstance(result, Get) and isinstance(result.x, Group):
                     targets.setdefault((id(result.x), result.index), _Target(to))
             body, news = self.graph(branch, args, targets)
-            body = (*body, *[stmt for new, to in zip(news, results, strict=True) for stmt in self.copy(new, to)])
+            body = (*body, *self.assign(list(zip(news, results)), held))
             chosen = body if place == last else (If(eq(Var(which, i64), place), body, chosen),)
         return (Let(which, number), *chosen)
