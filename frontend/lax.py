@@ -659,7 +659,8 @@ def _place(start: Any) -> Value:
 
 @public
 def dynamic_slice(operand: Any, start_indices: Any, slice_sizes: Any) -> Tracer:
-    """The block of these sizes that begins at computed places; it is moved to lie inside."""
+    """The block of these sizes that begins at computed places; it is moved to lie inside. A start below 0 is moved to
+    0: places are not counted from the end."""
     value = unwrap(lift(operand))
     return wrap(DynamicSlice(value, _starts(start_indices, value.rank), static_shape(slice_sizes, "slice_sizes")))
 

@@ -274,6 +274,82 @@ def test_loops_move_what_they_touch(f: Any, width: tuple[int, ...], transform: A
     assert done[2] < 48 * 128 * (width or (1,))[0], done
 
 
+@pytest.mark.parametrize("width", [8, 600])
+def test_batches_of_loops_move_what_they_touch(width: int) -> None:
+    """The row that a step reads is one for all members: none of them is spread over all steps."""
+
+    def product(x: Any) -> Any:
+        return np.sum(td.lax.fori_loop(0, x.shape[0], lambda i, c: np.tanh(c * x[i]), np.ones(width)))
+
+    done = [touched(td.jit(td.vmap(td.grad(product))).compile(np.ones((3, n, width)))) for n in (16, 32, 64)]
+    assert done[2] < 2.1 * done[1] < 4.5 * done[0], done
+    assert done[2] < 32 * 3 * 64 * width, done
+
+
+def put(table: Any, i: Any, row: Any) -> Any:
+    """The table with a row replaced."""
+    if not isinstance(table, np.ndarray):
+        return table.at[i].set(row)
+    table = table.copy()
+    table[i] = row
+    return table
+
+
+# Steps (table, i, flag, row) -> table, and another result, whose branches hand on, update, exchange or make anew.
+BRANCHES: dict[str, Callable[..., Any]] = {
+    "updated or not": lambda lax, t, i, p, a: (
+        lax.cond(p, lambda t: put(t, i, np.sin(t[i - 1]) + a), lambda t: t, t), a
+    ),
+    "not or updated": lambda lax, t, i, p, a: (
+        lax.cond(p, lambda t: t, lambda t: put(put(t, i, a), i - 1, t[i]), t), a
+    ),
+    "here or there": lambda lax, t, i, p, a: (lax.cond(p, lambda t: put(t, i, a), lambda t: put(t, i - 1, -a), t), a),
+    "what was there is kept, too": lambda lax, t, i, p, a: lax.cond(
+        p, lambda t: (put(t, i, a), t[i]), lambda t: (t, t[i - 1]), t
+    ),
+    "read behind": lambda lax, t, i, p, a: (lax.cond(p, lambda t: put(t, i, a), lambda t: t, t), t[i] * 2),
+    "anew or not": lambda lax, t, i, p, a: (lax.cond(p, lambda t: t[::-1] + a, lambda t: t, t), a),
+    "one of three": lambda lax, t, i, p, a: (
+        lax.switch(i % 3, [lambda t: t, lambda t: put(t, i, a), lambda t: put(put(t, i, a * 2), i - 1, a)], t), a
+    ),
+    "a branch in a branch": lambda lax, t, i, p, a: (
+        lax.cond(p, lambda t: lax.cond(i > 2, lambda t: put(t, i, a), lambda t: t, t), lambda t: put(t, i, -a), t), a
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("width", [3, 600])
+@pytest.mark.parametrize("case", BRANCHES)
+def test_branches_that_update(case: str, width: int) -> None:
+    """In a loop that is one kernel and in one of the program: what a branch writes in place is what it would give."""
+    x = np.random.default_rng(0).standard_normal((7, width))
+    flags = np.array([True, False, False, True, True, False, True])
+
+    def loop(lax: Any, x: Any, flags: Any) -> Any:
+        step = lambda t, i: BRANCHES[case](lax, t, i, flags[i], x[i])  # noqa: E731
+        return lax.scan(step, x * 2, np.arange(7))
+
+    close(td.jit(lambda x, flags: loop(td.lax, x, flags))(x, flags), loop(Plain, x, flags))
+
+
+@pytest.mark.parametrize("width", [8, 600])
+def test_branches_move_what_they_touch(width: int) -> None:
+    """A step that updates a row under a condition, or until a loop with a bound has ended, copies no array for it."""
+
+    def under_a_condition(x: Any, flags: Any) -> Any:
+        step = lambda i, t: td.lax.cond(flags[i], lambda t: put(t, i, np.sin(t[i - 1])), lambda t: t, t)  # noqa: E731
+        return td.lax.fori_loop(0, x.shape[0], step, x)
+
+    def up_to_a_bound(x: Any, flags: Any) -> Any:
+        step = lambda s: (s[0] + 1, put(s[1], s[0], np.sin(s[1][s[0] - 1])))  # noqa: E731
+        return td.lax.while_loop(lambda s: flags[s[0]], step, (0, x), max_steps=x.shape[0])[1]
+
+    for f in (under_a_condition, up_to_a_bound):
+        done = [touched(td.jit(f).compile(np.ones((n, width)), np.ones(n, bool))) for n in (32, 64, 128)]
+        assert done[2] < 2.2 * done[1] < 4.8 * done[0], (f.__name__, done)
+        assert done[2] < 24 * 128 * width, (f.__name__, done)
+
+
 def test_gradients_of_slices_are_linear() -> None:
     """n slices of one array: each adds to its own part of the cotangent."""
     compiled = [td.jit(td.grad(in_slices)).compile(np.ones(4 * n)) for n in (8, 16, 32)]
