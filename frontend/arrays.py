@@ -13,7 +13,7 @@ import numpy as np
 
 from ..ir.dims import Dim, SymbolicDim, show
 from ..ir.dtypes import DType, bool_, i64, of
-from ..ir.errors import InvalidValue, ShapeMismatch, TypeMismatch, Unsupported
+from ..ir.errors import InvalidValue, ShapeMismatch, TreadleError, TypeMismatch, Unsupported
 from ..ir.ops.elementwise import Convert
 from ..ir.ops.movement import Broadcast, Reshape, Transpose
 from ..ir.types import Shape, TensorType
@@ -263,6 +263,20 @@ class AxisOutOfRange(InvalidValue, np.exceptions.AxisError):
 
     def __str__(self) -> str:
         return InvalidValue.__str__(self)
+
+
+def entries(given: Any, what: str, count: int | None = None) -> tuple[Any, ...]:
+    """The entries of an argument that is a sequence, of so many; TD0822 where it is not."""
+    try:
+        found = tuple(given)
+    except TreadleError:
+        raise
+    except TypeError:
+        found = None
+    if found is None or (count is not None and len(found) != count):
+        wanted = "a tuple" if count is None else f"a tuple of {count}"
+        raise InvalidValue(f"{what} is {given!r}", code="TD0822", location=here(), edit=f"{wanted} instead")
+    return found
 
 
 def axes_of(axis: Any, rank: int) -> tuple[int, ...]:

@@ -171,7 +171,11 @@ def _only_ours(given: object) -> DType:
     from difflib import get_close_matches
 
     near = get_close_matches(given, [*_BY_NAME, *map(str, _BY_NUMPY)], 1) if isinstance(given, str) else ()
-    raise Unsupported(f"{given!r} is no dtype", code="TD0101", edit=f"did you mean {near[0]}?" if near else None)
+    raise Unsupported(
+        f"{given!r} is no dtype",
+        code="TD0101",
+        edit=f"did you mean {near[0]}?" if near else "a dtype, such as np.float32",
+    )
 
 
 _OURS = frozenset((bf16, *FLOAT8))

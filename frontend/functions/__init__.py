@@ -16,6 +16,7 @@ from ..arrays import is_number
 from ..sizes import Size, plain
 from ..trace import operation
 from ..tracer import Tracer
+from ..userline import called
 from . import (
     analysis,
     comparing,
@@ -70,7 +71,7 @@ def call(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any
         handler = handler_of(function)
         if handler is None:
             raise not_traced(path_of(function))
-        return handler(*plain(args), **plain(kwargs))
+        return called(handler, plain(args), plain(kwargs))
 
 
 def call_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -235,14 +235,15 @@ def trapezoid(y: Any, x: Any = None, dx: Any = 1.0, axis: Any = -1) -> Tracer:
     number = axis_of(axis, ys.ndim)
     value = unwrap(ys)
     size = value.shape[number]
+    less = max(size - 1, 0) if type(size) is int else size - 1
     if x is None:
         step: Any = dx
     else:
         xs = lift(x)
         step = diff(xs, axis=0 if xs.ndim == 1 else axis)
         if xs.ndim == 1:
-            step = wrap(reshape(unwrap(step), tuple(size - 1 if i == number else 1 for i in range(value.rank))))
-    high, low = wrap(cut(value, number, 1, size)), wrap(cut(value, number, 0, size - 1))
+            step = wrap(reshape(unwrap(step), tuple(less if i == number else 1 for i in range(value.rank))))
+    high, low = wrap(cut(value, number, size - less, size)), wrap(cut(value, number, 0, less))
     return sum_(_div(_mul(step, _add(high, low)), 2.0), number)
 
 
@@ -454,8 +455,10 @@ def unwrap_angles(p: Any, discont: Any = None, axis: Any = -1, *, period: Any = 
     small = elementwise(np.less, elementwise(np.absolute, jumps), discont)
     correction = lift(where(small, 0, correction))
     value = wrap(convert(unwrap(x), kind))
-    first = wrap(cut(unwrap(value), number, 0, 1))
-    rest = _add(wrap(cut(unwrap(value), number, 1, value.shape[number])), cumsum(correction, number))
+    size = unwrap(value).shape[number]
+    begun = min(size, 1) if type(size) is int else 1
+    first = wrap(cut(unwrap(value), number, 0, begun))
+    rest = _add(wrap(cut(unwrap(value), number, begun, size)), cumsum(correction, number))
     return concatenate([first, astype(rest, kind)], number)
 
 
@@ -624,6 +627,10 @@ def ravel_multi_index(multi_index: Any, dims: Any, mode: Any = "raise", order: A
     indices = list(multi_index) if isinstance(multi_index, Tracer | tuple | list) else list(np.asarray(multi_index))
     sizes = [static_int(n, "dims") for n in (dims if isinstance(dims, tuple | list | np.ndarray) else (dims,))]
     modes = list(mode) if isinstance(mode, tuple | list) else [mode] * len(sizes)
+    if not len(indices) == len(sizes) == len(modes):
+        raise _wrong(
+            f"ravel_multi_index: {len(indices)} indices for {len(sizes)} axes", "one array of indices for each axis"
+        )
     pairs = list(zip(indices, sizes, modes, strict=True))
     if order == "C":
         pairs.reverse()

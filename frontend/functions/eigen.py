@@ -206,7 +206,7 @@ def _hermitian(a: Any, UPLO: str) -> Value:
     x = convert(unwrap(lift(a)), kind)
     if x.rank < 2 or x.shape[-1] != x.shape[-2]:
         raise not_square(x)
-    if UPLO.upper() not in ("L", "U"):
+    if str(UPLO).upper() not in ("L", "U"):
         raise wrong(f"UPLO is {UPLO!r}", "'L' or 'U'")
     place = TensorType(x.shape, i64)
     down, right = Iota(place, x.rank - 2), Iota(place, x.rank - 1)
@@ -504,6 +504,8 @@ def lstsq(a: Any, b: Any, rcond: Any = None) -> tuple[Tracer, ...]:
         raise wrong(f"{x.rank}-dimensional array given. Array must be two-dimensional", "td.vmap solves a stack")
     vector = right.rank == 1
     right = expand(right, (1,)) if vector else right
+    if right.rank < 2:
+        raise wrong("lstsq: b is a scalar", "a vector as long as the matrix has rows")
     if right.shape[0] != x.shape[0]:
         raise wrong(f"lstsq: the matrix has {show(x.shape[0])} rows, b has {show(right.shape[0])}", "b of as many rows")
     m, n = _sizes(x)

@@ -29,6 +29,7 @@ from ..arrays import (
     convert,
     described,
     dtype_argument,
+    entries,
     expand,
     lift,
     permute,
@@ -257,7 +258,7 @@ def tensordot(a: Any, b: Any, axes: Any = 2) -> Tracer:
         x_axes: Sequence[Any] = tuple(range(x.rank - count, x.rank))
         y_axes: Sequence[Any] = tuple(range(count))
     else:
-        first, second = axes
+        first, second = entries(axes, "axes", 2)
         x_axes = tuple(first) if isinstance(first, tuple | list) else (first,)
         y_axes = tuple(second) if isinstance(second, tuple | list) else (second,)
     if len(x_axes) != len(y_axes):
@@ -337,7 +338,7 @@ Labelled = tuple[Value, str]
 def _subscripts(operands: Sequence[Any]) -> tuple[list[str], str, list[Tracer]]:
     """The labels of each operand and of the result, every ellipsis spelt out by letters of its own, and the
     operands."""
-    if isinstance(operands[0], str):
+    if operands and isinstance(operands[0], str):
         text, xs = operands[0].replace(" ", ""), [lift(x) for x in operands[1:]]
     else:
         text, xs = _from_lists(operands)
@@ -386,6 +387,9 @@ def _from_lists(operands: Sequence[Any]) -> tuple[str, list[Tracer]]:
         return "".join("..." if item is Ellipsis else chr(0x400 + int(item)) for item in items)
 
     count = len(operands) // 2
+    terms = [*operands[1 : 2 * count : 2], *(operands[-1:] if len(operands) % 2 else ())]
+    if not count or not all(isinstance(each, list | tuple) for each in terms):
+        raise _wrong("einsum: no subscripts", "np.einsum('ij,jk->ik', x, y), for example")
     xs = [lift(operands[2 * i]) for i in range(count)]
     text = ",".join(term(operands[2 * i + 1]) for i in range(count))
     return (f"{text}->{term(operands[-1])}" if len(operands) % 2 else text), xs
@@ -510,6 +514,11 @@ def multi_dot(arrays: Sequence[Any], *, out: Any = None) -> Tracer:
             code="TD0822",
             location=here(),
             edit="the array itself, where there is one",
+        )
+    if any(x.ndim != 2 for x in xs[1:-1]) or any(x.ndim not in (1, 2) for x in (xs[0], xs[-1])):
+        raise _wrong(
+            f"multi_dot: {', '.join(str(x.value.type) for x in xs)} are not all matrices",
+            "matrices, and a vector at either end; x[i] of a stack, or td.vmap",
         )
     sizes = [product(x.shape) for x in xs]
     if len(xs) > 3 and any(isinstance(size, SymbolicDim) for size in sizes):

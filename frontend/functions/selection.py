@@ -20,6 +20,7 @@ from ..arrays import (
     broadcast_shapes,
     convert,
     described,
+    entries,
     expand,
     is_number,
     lift,
@@ -109,7 +110,7 @@ def piecewise(x: Any, condlist: Any, funclist: Sequence[Any], *args: Any, **kw: 
     ):
         conditions = [condlist]
     masks = [broadcast(convert(unwrap(lift(c)), bool_), value.shape) for c in conditions]
-    functions = list(funclist)
+    functions = list(entries(funclist, "funclist"))
     if len(functions) == len(masks) + 1:
         rest = masks[0]
         for mask in masks[1:]:
@@ -272,9 +273,9 @@ def along_axis_set(arr: Any, indices: Any, values: Any, axis: Any) -> Tracer:
 def choose(a: Any, choices: Any, out: Any = None, mode: Any = "raise") -> Tracer:
     refuse_out(out, "choose")
     index = _index(a)
-    values = together(
-        *(list(choices) if not isinstance(choices, Tracer) else [choices[i] for i in range(len(choices))])
-    )
+    values = together(*entries(choices, "choices"))
+    if not values:
+        raise InvalidValue("choose: nothing to choose from", code="TD0822", location=here(), edit="at least one choice")
     shape = broadcast_shapes(index.shape, values[0].shape)
     table = Concatenate(tuple(expand(broadcast(v, shape), (0,)) for v in values), 0)
     where_ = broadcast(index, shape)

@@ -28,6 +28,7 @@ from ..arrays import (
     broadcast,
     broadcast_shapes,
     convert,
+    entries,
     expand,
     lift,
     permute,
@@ -59,7 +60,7 @@ def refuse_order(order: Any) -> bool:
         return False
     if order == "F":
         return True
-    raise _wrong(f"order must be one of 'C', 'F', 'A', or 'K' (got {order!r})")
+    raise _wrong(f"order {order!r} does not exist", "C, F, A or K")
 
 
 def solved(size: Dim, shape: Sequence[Any]) -> Shape:
@@ -122,7 +123,7 @@ def transpose(a: Any, axes: Any = None) -> Tracer:
     value = unwrap(lift(a))
     if axes is None:
         return wrap(permute(value, range(value.rank)[::-1]))
-    order = axes_of(tuple(axes) if not isinstance(axes, int) else (axes,), value.rank)
+    order = axes_of(entries(axes, "axes") if not isinstance(axes, int) else (axes,), value.rank)
     if len(order) != value.rank:
         raise _wrong(f"axes {axes} don't match an array of {value.rank} dimensions", "each axis once")
     return wrap(permute(value, order))
@@ -248,7 +249,7 @@ def _needs(m: Any, rank: int, name: str) -> None:
 
 def rot90(m: Any, k: Any = 1, axes: Any = (0, 1)) -> Tracer:
     value = unwrap(lift(m))
-    first, second = axes_of(tuple(axes), value.rank)
+    first, second = axes_of(entries(axes, "axes", 2), value.rank)
     turns = static_int(k, "k") % 4
     order = list(range(value.rank))
     order[first], order[second] = second, first
@@ -501,6 +502,10 @@ def insert(arr: Any, obj: Any, values: Any, axis: Any = None) -> Tracer:
     single = np.ndim(obj) == 0 and not isinstance(obj, slice)
     places = np.arange(size)[obj] if isinstance(obj, slice) else np.atleast_1d(np.asarray(obj))
     amount: Dim = int(np.count_nonzero(places)) if places.dtype == bool else len(places)
+    if new.rank > value.rank:
+        raise _wrong(
+            f"insert: the values have {new.rank} axes, the array {value.rank}", "as many axes as the array, or fewer"
+        )
     if amount == 1:
         new = expand(new, range(value.rank - new.rank)) if new.rank < value.rank else new
         if single:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from ...ir.dims import Dim, minimum
+from ...ir.dims import Dim, minimum, product, show
 from ...ir.dtypes import DType, bool_, f64, i64
 from ...ir.errors import InvalidValue, ShapeMismatch, Unsupported
 from ...ir.graph import Graph
@@ -27,6 +27,7 @@ from ..arrays import (
     broadcast,
     broadcast_shapes,
     convert,
+    entries,
     expand,
     lift,
     permute,
@@ -201,6 +202,8 @@ def _system(a: Any, b: Any) -> tuple[Value, Value, bool]:
     vector = right.rank == 1
     if vector:
         right = expand(right, (1,))
+    if right.rank < 2:
+        raise wrong("solve: b is a scalar", "a vector as long as the matrix has rows")
     if right.shape[-2] != matrix.shape[-1]:
         raise wrong(
             f"solve: the matrix has {matrix.shape[-1]} columns, b has {right.shape[-2]} rows",
@@ -366,10 +369,16 @@ def _outer(x: Value, y: Value) -> Value:
 def tensorsolve(a: Any, b: Any, axes: Any = None) -> Tracer:
     x, y = lift(a), lift(b)
     if axes is not None:
-        moved = [i for i in range(x.ndim) if i not in axes_of(tuple(axes), x.ndim)]
-        x = wrap(permute(unwrap(x), (*moved, *axes_of(tuple(axes), x.ndim))))
+        last = axes_of(entries(axes, "axes"), x.ndim)
+        x = wrap(permute(unwrap(x), (*(i for i in range(x.ndim) if i not in last), *last)))
     shape = x.shape[y.ndim :]
     rows = y.size
+    count = unwrap(y).tensor.size
+    if unwrap(x).tensor.size != count * count:
+        raise wrong(
+            f"tensorsolve: {x.value.type} is no square of the {show(count)} elements of b",
+            "the sizes behind those of b multiply to as many",
+        )
     square = wrap(reshape(unwrap(x), (rows, rows)))
     return wrap(reshape(unwrap(solve(square, wrap(reshape(unwrap(y), (rows,))))), shape))
 
@@ -379,9 +388,9 @@ def tensorinv(a: Any, ind: int = 2) -> Tracer:
     if ind <= 0:
         raise InvalidValue("Invalid ind argument.", code="TD0822", location=here(), edit="an ind above 0")
     first, second = x.shape[:ind], x.shape[ind:]
-    rows: Dim = 1
-    for n in first:
-        rows = rows * n
+    rows = product(unwrap(x).shape[:ind])
+    if unwrap(x).tensor.size != rows * rows:
+        raise wrong(f"tensorinv: {x.value.type} is not square behind axis {ind}", "another ind")
     return wrap(reshape(unwrap(inv(wrap(reshape(unwrap(x), (rows, rows))))), (*second, *first)))
 
 

@@ -18,7 +18,7 @@ from ...ir.ops import elementwise as e
 from ...ir.ops.movement import Concatenate, Pad, Reverse
 from ...ir.types import TensorType
 from ...ir.value import Array, Constant, Full, Mul, Value
-from ..arrays import axis_of, broadcast, convert, lift, permute, reshape, static_int
+from ..arrays import axis_of, broadcast, convert, entries, lift, permute, reshape, static_int
 from ..trace import here
 from ..tracer import Tracer, unwrap, wrap
 from .linear import contract
@@ -230,9 +230,10 @@ def _one(name: str, a: Any, n: Any, axis: Any, norm: Any, out: Any) -> Tracer:
 def _many(name: str, a: Any, s: Any, axes: Any, norm: Any, out: Any) -> Tracer:
     refuse_out(out, name)
     x = _read(a)
+    s = None if s is None else entries(s, "s")
     if axes is None:
         axes = range(x.rank) if s is None else range(-len(s), 0)
-    numbers = [axis_of(axis, x.rank) for axis in axes]
+    numbers = [axis_of(axis, x.rank) for axis in entries(axes, "axes")]
     if s is not None and len(s) != len(numbers):
         raise _wrong(f"{len(s)} sizes for {len(numbers)} axes", "as many entries of s as of axes")
     sizes = [None] * len(numbers) if s is None else [None if size == -1 else size for size in s]

@@ -27,6 +27,7 @@ from ..arrays import (
     convert,
     described,
     dtype_argument,
+    entries,
     expand,
     known,
     lift,
@@ -110,10 +111,14 @@ def _quantile(a: Any, q: Any, axis: Any, method: str, keepdims: Any, weights: An
             "a must be an array of real numbers", code="TD0816", location=here(), edit="a.real, or np.abs(a)"
         )
     if value.dtype is bool_:
-        raise TypeMismatch("quantiles of bool are not defined: use x.astype(int)", code="TD0816", location=here())
+        raise TypeMismatch(
+            "quantiles of bool are not defined", code="TD0816", location=here(), edit="quantiles of x.astype(int)"
+        )
     ordered, axes = _sorted_first(a, axis)
     count = ordered.shape[0]
     rank_q = lift(q).ndim
+    if lift(q).value.dtype.kind == "complex":
+        raise TypeMismatch(f"q is {lift(q).value.type}", code="TD0816", location=here(), edit="q.real")
     if any_traced(q) or type(count) is not int:
         if method != "linear":
             raise Unsupported(
@@ -314,7 +319,7 @@ def _edges(a: Any, bins: Any, range_: Any, name: str) -> Tracer:
     x = lift(a)
     kind = result_type(x.value.dtype, *((f64,) if x.value.dtype.is_integer or x.value.dtype is bool_ else ()))
     if range_ is not None:
-        low, high = range_
+        low, high = entries(range_, "range", 2)
         if not any_traced((low, high)) and low > high:
             raise InvalidValue(
                 "max must be larger than min in range parameter.",
@@ -391,11 +396,25 @@ def histogramdd(
         columns = [x[:, i] for i in np.arange(static_int(x.shape[1], "the number of columns")).tolist()]
     else:
         columns = [lift(column) for column in sample]
+        if any(column.shape != columns[0].shape for column in columns):
+            raise InvalidValue(
+                f"histogramdd: columns of {' and '.join(str(column.value.type) for column in columns)}",
+                code="TD0822",
+                location=here(),
+                edit="an element of each for every point",
+            )
     rank = len(columns)
     each = (
         list(bins) if isinstance(bins, tuple | list) or (isinstance(bins, np.ndarray) and bins.ndim) else [bins] * rank
     )
-    ranges = [None] * rank if range is None else list(range)
+    ranges = [None] * rank if range is None else list(entries(range, "range", rank))
+    if len(each) != rank:
+        raise InvalidValue(
+            f"histogramdd: bins for {len(each)} columns, the sample has {rank}",
+            code="TD0822",
+            location=here(),
+            edit="a number for all columns, or an entry for each; a sample has its points in rows",
+        )
     edges = [_edges(c, b, r, "histogramdd") for c, b, r in zip(columns, each, ranges, strict=True)]
     if weights is None:
         counts = convert(_histogram(columns, edges, None), f64)

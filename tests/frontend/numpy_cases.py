@@ -437,7 +437,7 @@ CASES: dict[str, list[Call]] = {
     "tile": [call(V, 2), call(A, (2, 1)), call(A, (2, 1, 3))],
     "trace": [call(S), call(A, 1), call(T3, axis1=1, axis2=2), call(J, dtype=float)],
     "transpose": [call(A), call(T3, (2, 0, 1)), call(T3, (-1, 0, 1))],
-    "trapezoid": [call(V), call(A, dx=0.5), call(V, W), call(A, axis=0)],
+    "trapezoid": [call(V), call(A, dx=0.5), call(V, W), call(A, axis=0), call(V[:0]), call(V[:0], W[:0]), call(V[:1])],
     "tril": [call(A), call(T3, 1)],
     "tril_indices_from": [call(S)],
     "triu": [call(A, -1), call(S)],
@@ -445,7 +445,7 @@ CASES: dict[str, list[Call]] = {
     "unpackbits": [call(U), call(U.reshape(2, 2), axis=1, count=5), call(U, bitorder="little")],
     "unravel_index": [call(IDX, (2, 3)), call(IDX, (2, 3), "F")],
     "unstack": [call(A), call(A, axis=1)],
-    "unwrap": [call(V * 4), call(A * 5, axis=0), call(IDX * 100, period=360)],
+    "unwrap": [call(V * 4), call(A * 5, axis=0), call(IDX * 100, period=360), call(V[:0]), call(V[:1])],
     "vander": [call(V), call(IDX, 3), call(V, 4, increasing=True)],
     "var": [
         call(V),
