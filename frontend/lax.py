@@ -634,18 +634,19 @@ def _interleaved(even: Tracer, odd: Tracer, axis: int) -> Tracer:
 # --- blocks at computed places ------------------------------------------------------------------------------------
 
 
-def _starts(starts: Any, rank: int) -> tuple[Value, ...]:
+def _starts(starts: Any, shape: Sequence[Dim]) -> tuple[Value, ...]:
     given = (
         list(starts) if not isinstance(starts, Tracer) else [starts[i] for i in range(static_int(starts.shape[0], "n"))]
     )
-    if len(given) != rank:
+    if len(given) != len(shape):
         raise InvalidValue(
-            f"{len(given)} starts for {rank} axes", code="TD0844", location=here(), edit="a start for each axis"
+            f"{len(given)} starts for {len(shape)} axes", code="TD0844", location=here(), edit="a start for each axis"
         )
-    return tuple(_place(start) for start in given)
+    return tuple(_place(start, size) for start, size in zip(given, shape, strict=True))
 
 
-def _place(start: Any) -> Value:
+def _place(start: Any, size: Dim) -> Value:
+    """Where a block begins along an axis of this size; below 0 it is counted from the end, as everywhere."""
     value = unwrap(lift(start))
     if value.rank != 0 or not value.dtype.is_integer:
         raise TypeMismatch(
@@ -654,15 +655,20 @@ def _place(start: Any) -> Value:
             location=here(),
             edit="convert it by .astype(int)",
         )
-    return convert(value, i64)
+    if isinstance(start, int | np.integer):
+        return size_value(size + int(start) if start < 0 else int(start))
+    place = convert(value, i64)
+    if value.dtype.numpy.kind == "u":
+        return place
+    return e.Select(Lt(place, Full(0, place.tensor)), Add(place, size_value(size)), place)
 
 
 @public
 def dynamic_slice(operand: Any, start_indices: Any, slice_sizes: Any) -> Tracer:
-    """The block of these sizes that begins at computed places; it is moved to lie inside. A start below 0 is moved to
-    0: places are not counted from the end."""
+    """The block of these sizes that begins at computed places, those below 0 counted from the end; it is moved to lie
+    inside."""
     value = unwrap(lift(operand))
-    return wrap(DynamicSlice(value, _starts(start_indices, value.rank), static_shape(slice_sizes, "slice_sizes")))
+    return wrap(DynamicSlice(value, _starts(start_indices, value.shape), static_shape(slice_sizes, "slice_sizes")))
 
 
 @public
@@ -670,7 +676,7 @@ def dynamic_slice_in_dim(operand: Any, start_index: Any, slice_size: Any, axis: 
     """`dynamic_slice` along one axis."""
     value = unwrap(lift(operand))
     number = axis_of(axis, value.rank)
-    starts = tuple(_place(start_index if i == number else 0) for i in range(value.rank))
+    starts = tuple(_place(start_index if i == number else 0, n) for i, n in enumerate(value.shape))
     sizes = tuple(static_dim(slice_size, "slice_size") if i == number else n for i, n in enumerate(value.shape))
     return wrap(DynamicSlice(value, starts, sizes))
 
@@ -680,7 +686,7 @@ def dynamic_index_in_dim(operand: Any, index: Any, axis: int = 0, keepdims: bool
     """One element along an axis at a computed place, which is moved to lie inside."""
     value = unwrap(lift(operand))
     number = axis_of(axis, value.rank)
-    starts = tuple(_place(index if i == number else 0) for i in range(value.rank))
+    starts = tuple(_place(index if i == number else 0, n) for i, n in enumerate(value.shape))
     found: Value = DynamicSlice(value, starts, tuple(1 if i == number else n for i, n in enumerate(value.shape)))
     return wrap(found if keepdims else reshape(found, tuple(n for i, n in enumerate(value.shape) if i != number)))
 
@@ -689,7 +695,7 @@ def dynamic_index_in_dim(operand: Any, index: Any, axis: int = 0, keepdims: bool
 def dynamic_update_slice(operand: Any, update: Any, start_indices: Any) -> Tracer:
     """`operand` with the block that begins at computed places replaced; the block is moved to lie inside."""
     value = unwrap(lift(operand))
-    return wrap(DynamicUpdate(value, typed(update, value.dtype), _starts(start_indices, value.rank)))
+    return wrap(DynamicUpdate(value, typed(update, value.dtype), _starts(start_indices, value.shape)))
 
 
 @public
@@ -697,7 +703,7 @@ def dynamic_update_slice_in_dim(operand: Any, update: Any, start_index: Any, axi
     """`dynamic_update_slice` along one axis."""
     value = unwrap(lift(operand))
     number = axis_of(axis, value.rank)
-    starts = tuple(_place(start_index if i == number else 0) for i in range(value.rank))
+    starts = tuple(_place(start_index if i == number else 0, n) for i, n in enumerate(value.shape))
     return wrap(DynamicUpdate(value, typed(update, value.dtype), starts))
 
 
@@ -706,7 +712,7 @@ def dynamic_update_index_in_dim(operand: Any, update: Any, index: Any, axis: int
     """`operand` with one element along an axis replaced, at a computed place that is moved to lie inside."""
     value = unwrap(lift(operand))
     number = axis_of(axis, value.rank)
-    starts = tuple(_place(index if i == number else 0) for i in range(value.rank))
+    starts = tuple(_place(index if i == number else 0, n) for i, n in enumerate(value.shape))
     block = reshape(typed(update, value.dtype), tuple(1 if i == number else n for i, n in enumerate(value.shape)))
     return wrap(DynamicUpdate(value, block, starts))
 

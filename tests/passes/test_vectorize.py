@@ -462,6 +462,19 @@ def test_the_number_of_ops_does_not_depend_on_the_steps() -> None:
     assert counts[0] == counts[1]
 
 
+def test_places_that_are_counted_from_the_end() -> None:
+    """Of a block that begins at i - 7 or at i, no step needs to ask which it is: rows stay rows."""
+    for first in (0, -7):
+        f = lambda y, first=first: td.lax.pfor(  # noqa: E731
+            lambda i: np.sin(td.lax.dynamic_index_in_dim(y, i + first, 0, keepdims=False)), 7
+        )
+        made, _ = vectorized(td.jit(f).trace(Y).graph, always=True)
+        assert {value.name for value in made.ops} <= {"reshape", "sin"}
+        np.testing.assert_allclose(evaluate(made, Y)[0], np.sin(Y), rtol=1e-12)
+    crossing = td.jit(lambda y: td.lax.pfor(lambda i: td.lax.dynamic_index_in_dim(y, i - 3, 0, keepdims=False), 7))
+    np.testing.assert_array_equal(crossing(Y), Y[np.arange(7) - 3])
+
+
 def test_an_index_outside_still_fails() -> None:
     f = td.jit(lambda x, k: td.lax.pfor(lambda i: x[k[i]], 7))
     np.testing.assert_array_equal(f(X, K), X[K])
