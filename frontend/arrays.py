@@ -299,7 +299,9 @@ def static_int(x: Any, what: str) -> int:
         raise not_static(x, what)
     try:
         return int(x.__index__())
-    except AttributeError:
+    except TreadleError:
+        raise  # a size
+    except (AttributeError, TypeError):
         raise TypeMismatch(
             f"{what} is a {type(x).__name__}, an integer is needed", code="TD0812", location=here(), edit="give an int"
         ) from None

@@ -29,6 +29,7 @@ from .arrays import (
     broadcast,
     convert,
     described,
+    entries,
     lift,
     reshape,
     size_value,
@@ -85,12 +86,19 @@ def _wrapped(found: Value, count: int, weak: Sequence[Weak | None], structure: T
     return structure.unflatten(wrap(Get(found, first + i), weak[i]) for i in range(count))
 
 
+def _functions(what: str, edit: str, *given: Any) -> None:
+    """Refuse arrays where functions are needed (TD0624)."""
+    for each in given:
+        transforms.function_of(each, f"td.lax.{what}", edit)
+
+
 # --- branches -----------------------------------------------------------------------------------------------------
 
 
 @in_trace
 def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any], *operands: Any) -> Any:
     """`true_fun(*operands)` where `pred` is true, else `false_fun(*operands)`; only one of them runs."""
+    _functions("cond", "np.where(pred, a, b) of arrays, or lambda: a", true_fun, false_fun)
     if not isinstance(pred, Tracer):
         return (true_fun if pred else false_fun)(*operands)
     chosen = unwrap(pred)
@@ -107,6 +115,8 @@ def cond(pred: Any, true_fun: Callable[..., Any], false_fun: Callable[..., Any],
 @in_trace
 def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -> Any:
     """`branches[index](*operands)`, the index moved to the nearest branch; only one of them runs."""
+    branches = entries(branches, "branches")
+    _functions("switch", "np.select of arrays, or lambda: a", *branches)
     if not branches:
         raise InvalidValue(
             "switch: there is no branch", code="TD0840", location=here(), edit="give one function at least"
@@ -294,6 +304,7 @@ def scan(
     `unroll` is a hint that this compiler takes from the loop itself. With `checkpoint` a derivative backward keeps the
     carry every so many steps (True: every sqrt(T)) and computes the steps between again. Errors: TD0842, TD0843.
     """
+    _functions("scan", "scan(f, init, xs)", f)
     if checkpoint:
         return _in_pieces(f, init, xs, length, reverse, checkpoint)
     return _stepped(f, init, xs, length, reverse)
@@ -394,6 +405,7 @@ def _length(slices: Sequence[Tracer], structure: TreeDef, length: Any) -> Dim:
 def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> Any:
     """`f` of each slice of `xs` along its first axis, stacked: of all at once where that pays, of at most `batch_size`
     if it is given. Errors: TD0843."""
+    _functions("map", "map(f, xs)", f)
     return _stepped(lambda carry, x: (carry, f(x)), (), xs, chunk=chunk_of(batch_size, "map: batch_size"))[1]
 
 
@@ -401,6 +413,7 @@ def map(f: Callable[[Any], Any], xs: Any, *, batch_size: int | None = None) -> A
 def pfor(fn: Callable[[Any], Any], n: Any, *, chunk_size: int | None = None) -> Any:
     """`fn(i)` for i in 0..n-1, stacked: for all at once where that pays, for at most `chunk_size` if it is given.
     Errors: TD0843."""
+    _functions("pfor", "pfor(f, n)", fn)
     chunk = chunk_of(chunk_size, "pfor: chunk_size")
     return _counted(lambda i, carry: (carry, fn(i)), (), static_dim(n, "n"), 0, chunk)[1]
 
@@ -424,6 +437,7 @@ def chunk_of(size: Any, what: str) -> int:
 def fori_loop(lower: Any, upper: Any, body_fun: Callable[[Any, Any], Any], init_val: Any, *, unroll: Any = None) -> Any:
     """`val = body_fun(i, val)` for i in lower..upper-1. With bounds that are known it has a derivative in both
     modes."""
+    _functions("fori_loop", "fori_loop(lower, upper, f, init)", body_fun)
     if not isinstance(lower, Tracer) and not isinstance(upper, Tracer):
         low, high = static_dim(lower, "lower"), static_dim(upper, "upper")
         steps = high - low
@@ -490,6 +504,7 @@ def while_loop(
 
     With `max_steps` it has a derivative in reverse mode, too; a call that would take more steps fails (TD0157).
     """
+    _functions("while_loop", "while_loop(cond, body, init)", cond_fun, body_fun)
     carry, carry_tree = _lifted(init_val)
     if max_steps is not None:
         return _bounded(cond_fun, body_fun, carry, carry_tree, static_int(max_steps, "max_steps"))
@@ -578,6 +593,7 @@ def associative_scan(fn: Callable[[Any, Any], Any], elems: Any, reverse: bool = 
 
     `fn` takes and gives trees like `elems`, of any size along the axis.
     """
+    _functions("associative_scan", "associative_scan(f, elems)", fn)
     leaves, structure = _lifted(elems)
     if not leaves:
         return elems

@@ -23,7 +23,10 @@ def wrong(message: str, edit: str | None = None) -> InvalidValue:
 
 def floats(*xs: Any) -> list[Value]:
     """The operands in the float type in which they meet: integers as f64, as NumPy's functions take them."""
-    given = operands(*(x for x in xs if x is not None))
+    if any(x is None for x in xs):
+        # What most often stands behind it is a function that returns nothing.
+        raise TypeMismatch("None is no array", code="TD0831", location=here(), edit="return a result where it was made")
+    given = operands(*xs)
     kind = result_type(*map(described, given))
     if kind is bool_ or kind.is_integer:
         kind = f64

@@ -29,7 +29,7 @@ def _filled(x: Value, given: Sequence[Any], fills: Sequence[float], shape: Shape
 
 def _norm(x: Any, *parameters: Any) -> tuple[Value, list[Value | None], DType]:
     """x and the parameters in the dtype in which they meet; fp8 in f32. The dtype to return comes last."""
-    met = iter(floats(x, *parameters))
+    met = iter(floats(x, *(p for p in parameters if p is not None)))
     value = next(met)
     rows = [None if p is None else next(met) for p in parameters]
     kind = value.dtype

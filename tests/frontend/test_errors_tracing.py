@@ -224,6 +224,27 @@ CASES = {
     "removed from an argument": Case(pop_item, ({"w": X},), TypeError, "TD0628", "def pop_item", "copy"),
     "appended to an argument": Case(append_item, ([X],), TypeError, "TD0628", "def append_item", "copy"),
     "a constant changed meanwhile": Case(change_constant, (X,), ValueError, "TD0629", "x[0, 0] + TABLE", "argument"),
+    # what is no function, no array, no number
+    "branches that are arrays": Case(
+        lambda x: td.lax.cond(x.sum() > 0, x, -x), (X,), TypeError, "TD0624", "td.lax.cond", "np.where(pred, a, b)"
+    ),
+    "switch of arrays": Case(
+        lambda x: td.lax.switch(x[0, 0].astype(int), [x, -x]), (X,), TypeError, "TD0624", "td.lax.switch", "np.select"
+    ),
+    "operands of scan exchanged": Case(
+        lambda x: td.lax.scan(x[0], lambda c, r: (c, r), x), (X,), TypeError, "TD0624", "td.lax.scan", "scan(f, init"
+    ),
+    "start of while first": Case(
+        lambda x: td.lax.while_loop(x, lambda c: c, lambda c: c), (X,), TypeError, "TD0624", "td.lax.while", "(cond, b"
+    ),
+    "bounds of fori last": Case(
+        lambda x: td.lax.fori_loop(lambda i, c: c, x, 0, 3), (X,), TypeError, "TD0624", "td.lax.fori", "(lower, upper"
+    ),
+    "nothing": Case(lambda x: td.nn.relu6(None), (X,), TypeError, "TD0831", "td.nn.relu6", "return a result"),
+    "nothing beside it": Case(lambda x: td.nn.mse(x, None), (X,), TypeError, "TD0831", "td.nn.mse", "return a result"),
+    "an array as an axis": Case(
+        lambda x: td.nn.softmax(x, axis=np.ones(2)), (X,), TypeError, "TD0812", "td.nn.softmax", "give an int"
+    ),
     # the rest
     "random": Case(draw, (X,), TypeError, "TD0809", "y + np.random.normal", "td.random"),
     "no seed": Case(unseeded, (X,), TypeError, "TD0809", "np.random.default_rng()", "give it a seed"),
