@@ -358,22 +358,31 @@ class Fuser:
                 each = max(points // max(self.facts.elements(reader), 1), 1)
                 for read in structure.reads:
                     if reader.operands[read.operand] is value:
-                        visits = self.visits(structure, read.index)
+                        visits = self.visits(structure, read.index, home)
                         if isinstance(reader, Movement | Concatenate) and not isinstance(reader, Broadcast):
                             # Each element goes to one place; nest and tails stay where the operand is.
                             visits = min(visits, self.facts.elements(value))
                         elsewhere += each * visits
         computed, size = max(here + elsewhere, 1), max(self.facts.elements(value), 1)
-        if home.axes and value.shape == home.left:
+        if home.axes and value.shape == home.left and not self.along_rows(value, home):
             computed = min(computed, size)  # one for each row is kept in a register
         if computed <= size:
             return computed, excess
         return computed, excess + self.facts.cost(value)
 
-    def visits(self, structure: Structure, index: tuple[Dim, ...]) -> int:
-        """How often a read happens in a nest over the axes: what does not move with the inner ones is kept there."""
+    def along_rows(self, value: Value, home: Unit) -> bool:
+        """Whether a group reads a value of the shape of what its reductions leave along another axis than those."""
+        left = tuple([axis for axis, (_, kind) in enumerate(home.axes) if kind != "reduce"])
+        repeated = [r for r in self.readers_in(value, home) if isinstance(r, Broadcast) and r.shape == home.full]
+        return any(reader.axes != left for reader in repeated)
+
+    def visits(self, structure: Structure, index: tuple[Dim, ...], home: Unit) -> int:
+        """How often a read happens in a nest over the axes: what does not move with the inner ones is kept there. But a
+        reduction of columns goes over its rows again for each few of them."""
         moving = {name for dim in index for name in names(dim)}
         last = max((i for i, axis in enumerate(structure.axes) if axis.name in moving), default=-1)
+        if 0 <= last < len(home.axes) == len(structure.axes) and home.axes[last][1] == "reduce" != home.axes[-1][1]:
+            last = len(structure.axes) - 1
         return evaluate(product(axis.extent for axis in structure.axes[: last + 1]), self.facts.sizes)
 
     # Whether there is a place.

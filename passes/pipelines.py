@@ -14,12 +14,13 @@ from .fuse import fuse
 from .identities import identities
 from .loop_motion import loop_motion
 from .manager import Pass, Pipeline
+from .products import products
 from .vectorize import vectorize
 
-ALL = (expand, cleanup, vectorize, identities, constants, loop_motion, fuse)
+ALL = (expand, cleanup, vectorize, identities, constants, loop_motion, products, fuse)
 PASSES: dict[str, Pass] = {each.name: each for each in ALL}
 
-DEFAULT = Pipeline("default", (expand, cleanup, vectorize, identities, constants, cleanup, loop_motion, fuse))
+DEFAULT = Pipeline("default", (expand, cleanup, vectorize, identities, constants, cleanup, loop_motion, products, fuse))
 
 
 def find(name: str) -> Pass:

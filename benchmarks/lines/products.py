@@ -25,6 +25,22 @@ for _size in (256, 1024):
     )
 
 CHAPTER.line(
+    "matrix 1024 x 1024 by a vector",
+    arguments=lambda: [normal(1024, 1024), normal(1024)],
+    treadle=lambda td: td.jit(lambda a, x: a @ x),
+    numpy=lambda np: np.matmul,
+    torch=lambda torch: torch.mv,
+    jax=lambda jax: jax.jit(lambda a, x: a @ x),
+)
+CHAPTER.line(
+    "a layer of torch's layout, 1024 to 1024, one example",
+    arguments=lambda: [normal(1, 1024), normal(1024, 1024), normal(1024)],
+    treadle=lambda td: td.jit(lambda x, w, b: np.maximum(x @ w.T + b, 0)),
+    numpy=lambda np: lambda x, w, b: np.maximum(x @ w.T + b, 0),
+    torch=lambda torch: lambda x, w, b: torch.relu(torch.nn.functional.linear(x, w, b)),
+    jax=lambda jax: jax.jit(lambda x, w, b: jax.nn.relu(x @ w.T + b)),
+)
+CHAPTER.line(
     "matmul 1024 f32, 2 threads",
     arguments=lambda: [normal(1024, 1024), normal(1024, 1024, seed=1)],
     limit=Limit("fma f32", 2.0 * 1024**3),

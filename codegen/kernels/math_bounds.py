@@ -40,7 +40,7 @@ BOUNDS: Final[dict[str, Bound]] = {
     "sin": Bound(2.2, 1.8),
     "cos": Bound(2.2, 1.8),
     "tan": Bound(0.51, 2.0),
-    "asin": Bound(2.2, 2.0),
+    "asin": Bound(2.4, 2.0),
     "acos": Bound(1.2, 1.2),
     "atan": Bound(2.2, 2.0),
     "sinh": Bound(1.5, 1.5),
