@@ -43,15 +43,17 @@ class _Chain:
 
 
 def neutral(op: type[Value], like: TensorType) -> Value:
-    """What changes nothing: x op neutral is x, to the bit. (0.0 would make 0.0 of -0.0.)"""
+    """What changes nothing: x op neutral is x, to the bit. (0.0 would make 0.0 of -0.0.) Complex numbers have none:
+    1 + 0j makes a NaN beside an infinity."""
     kind = like.dtype
     number: float | int | bool
     if op is Add:
-        number = -0.0 if kind.kind in ("float", "complex") else 0
+        number = -0.0 if kind.kind == "float" else 0
     elif op is Mul:
         number = 1
     elif op in (Or, And):
-        number = op is And
+        all_ones: int = 1 if kind is bool_ else -1 if kind.is_signed else np.iinfo(kind.numpy).max
+        number = all_ones if op is And else 0
     else:
         low = op is Maximum
         if kind.kind == "float":
@@ -179,7 +181,7 @@ class _Spelling:
                 old = Gather(param, write.indices, write.axes, write.mode, write.batch_rank, write.unique)
                 if write.mode not in ("raise", "clip", "wrap", "promised"):
                     return None
-            case Scatter(combine="add" | "mul"):
+            case Scatter(combine="add" | "mul") if update.dtype.kind != "complex":
                 old = neutral(Add if write.combine == "add" else Mul, update.tensor)
             case _:
                 return None

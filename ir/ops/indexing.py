@@ -113,6 +113,8 @@ def _failure(op: Gather | Scatter) -> TreadleError:
 
 
 def _within(op: Gather | Scatter, axis: int) -> str:
+    if op.x.shape[axis] == 0:
+        return "x.at[i].get(mode='fill') or x.at[i].set(..., mode='drop'): no index is inside an empty axis"
     return f"np.clip(i, 0, {show(op.x.shape[axis] - 1)}), {_MODE}"
 
 

@@ -45,6 +45,11 @@ def test_an_index_out_of_range_at_run_time(tmp_path: Path) -> None:
         np.testing.assert_array_equal(call(X, good), X[good] * 2)
 
 
+def test_an_empty_axis_has_no_index_to_clip_to() -> None:
+    error = raises(lambda: td.jit(row)(X[:0], np.array([0])), IndexError, "TD0170")
+    assert "index 0 is outside axis 0 of size 0" in str(error) and "edit: x.at[i].get(mode='fill')" in str(error)
+
+
 # The message has the very index, its axis, and the size that the axis has in this call.
 @pytest.mark.parametrize("threads", [1, 2])
 def test_the_index_is_told(threads: int, tmp_path: Path) -> None:

@@ -354,14 +354,32 @@ def test_what_is_neutral_in_every_dtype(dtype: str) -> None:
     )
     if dtype != "bool":
         operators.append(np.subtract)
-    for op in operators:
+    bitwise = [np.bitwise_and, np.bitwise_or] if np.dtype(dtype).kind in "iu" else []  # no reduction is known for them
+    for op in operators + bitwise:
         for skipped in (m, ~m, np.zeros(6, bool)):
             f = lambda lax, v, m, op=op: lax.fori_loop(  # noqa: E731
                 0, 6, lambda i, c: np.where(m[i], op(c, v[i]), c), v[1]
             )
             exact = op not in (np.add, np.subtract, np.multiply) or np.dtype(dtype).kind in "iu"
             with np.errstate(over="ignore"):
-                check(f, values, skipped, left=None if not exact else 0, exact=True)
+                check(f, values, skipped, left=0 if exact and op not in bitwise else None, exact=True)
+
+
+@pytest.mark.parametrize("how", ["add", "multiply"])
+def test_complex_numbers_have_no_neutral_one(how: str) -> None:
+    """Adding -0.0 makes 0.0j of -0.0j, multiplying by 1 makes a NaN beside an infinity."""
+    x = np.array([complex(-0.0, -0.0), complex(np.inf, 1.0), complex(0.0, np.inf)], "complex64")
+
+    def f(x: Any, m: Any) -> Any:
+        def body(i: Any, c: Any) -> Any:
+            return np.where(m[i], getattr(c.at[i], how)(np.complex64(2)), c)
+
+        return td.lax.fori_loop(0, 3, body, x)
+
+    m = np.zeros(3, bool)
+    traced = td.jit(f).trace(x, m).graph
+    for found in (td.jit(f)(x, m), *evaluate(vectorized(traced, always=True)[0], x, m)):
+        np.testing.assert_array_equal(found.view(np.uint32), x.view(np.uint32))
 
 
 def test_branches_that_are_not_taken_do_not_fail() -> None:
