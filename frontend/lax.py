@@ -8,12 +8,12 @@ body gives it. Outside a trace everything runs at once on NumPy arrays.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from ..ir.dims import Dim, SymbolicDim, known_le, maximum
-from ..ir.dtypes import FLOAT8, bool_, f32, i32, i64, of
+from ..ir.dtypes import FLOAT8, bool_, f32, i32, i64, of, u64
 from ..ir.errors import InvalidValue, TypeMismatch, Unsupported
 from ..ir.graph import Graph
 from ..ir.ops import elementwise as e
@@ -44,6 +44,9 @@ from .promotion import result_type
 from .trace import LeafSpec, Weak, here
 from .tracer import Traced, Tracer, trace_inner, unwrap, wrap
 from .tree import TreeDef
+
+# Beyond the end of every array, and an i64 with the size of any added.
+FAR: Final = 1 << 62
 
 # --- bodies -------------------------------------------------------------------------------------------------------
 
@@ -131,8 +134,15 @@ def switch(index: Any, branches: Sequence[Callable[..., Any]], *operands: Any) -
             location=here(),
             edit="one number: .astype(np.int64) of a scalar",
         )
-    selector = chosen if chosen.dtype in (bool_, i32, i64) else convert(chosen, i64)
+    selector = chosen if chosen.dtype in (bool_, i32, i64) else _signed(chosen)
     return _switch(selector, tuple(branches), operands, "switch")
+
+
+def _signed(index: Value) -> Value:
+    """An integer as an i64. The greatest stands for what is greater still: both are moved to the last place."""
+    if index.dtype is u64:
+        index = e.Minimum(index, Full((1 << 63) - 1, index.tensor))
+    return convert(index, i64)
 
 
 def _switch(selector: Value, branches: Sequence[Callable[..., Any]], operands: Any, what: str) -> Any:
@@ -663,6 +673,9 @@ def _starts(starts: Any, shape: Sequence[Dim]) -> tuple[Value, ...]:
 
 def _place(start: Any, size: Dim) -> Value:
     """Where a block begins along an axis of this size; below 0 it is counted from the end, as everywhere."""
+    if isinstance(start, int | np.integer) and type(start) is not bool:
+        known = min(max(int(start), -FAR), FAR)
+        return size_value(size + known if known < 0 else known)
     value = unwrap(lift(start))
     if value.rank != 0 or not value.dtype.is_integer:
         raise TypeMismatch(
@@ -671,9 +684,7 @@ def _place(start: Any, size: Dim) -> Value:
             location=here(),
             edit="convert it by .astype(int)",
         )
-    if isinstance(start, int | np.integer):
-        return size_value(size + int(start) if start < 0 else int(start))
-    place = convert(value, i64)
+    place = _signed(value)
     if value.dtype.numpy.kind == "u":
         return place
     return e.Select(Lt(place, Full(0, place.tensor)), Add(place, size_value(size)), place)

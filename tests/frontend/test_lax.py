@@ -257,6 +257,24 @@ def test_blocks_that_begin_before_the_end(start: int, kind: Any) -> None:
             np.testing.assert_array_equal(one, want)
 
 
+@pytest.mark.parametrize("index", [2**63 + 5, 2**64 - 1])
+def test_places_that_no_i64_holds_are_moved_to_the_last(index: int) -> None:
+    """The upper half of u64 is no place below 0, known or traced."""
+    x, branches = np.arange(6.0), [lambda: 10, lambda: 20, lambda: 30]
+
+    def last(i: Any) -> Any:
+        return td.lax.switch(i, branches), td.lax.dynamic_slice(x, (i,), (2,))
+
+    for found in (
+        td.jit(last)(np.uint64(index)),
+        td.jit(lambda: last(np.uint64(index)))(),
+        td.jit(lambda: last(index))(),
+    ):
+        assert found[0] == 30
+        np.testing.assert_array_equal(found[1], x[4:])
+    np.testing.assert_array_equal(td.jit(lambda: td.lax.dynamic_slice(x, (-index,), (2,)))(), x[:2])
+
+
 # What a loop costs.
 
 
