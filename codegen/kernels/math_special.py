@@ -361,9 +361,12 @@ def times_normal_cdf_f32(x: Expr, b: Lets) -> Expr:
 
 
 def times_normal_cdf_f64(x: Expr, b: Lets) -> Expr:
-    """Bounded below where it is 0: infinity times 0 would be NaN."""
+    """max(x, 0) less |x| times the tail beyond it, |x| erfc(|x|/√2)/2."""
     x = b.let("x", x)
-    return mul(at_least(-40.0, x), normal_cdf_f64(x, b))
+    size = b.let("a", at_most(39.0, Unary("abs", x)))
+    half = b.let("half", mul(size, 0.5))
+    square, lost = two_product(b, size, half)
+    return sub(at_least(-0.0, x), scaled_tail(b, b.let("z", mul(size, math.sqrt(0.5))), square, lost, half))
 
 
 def erf_f64(x: Expr, b: Lets) -> Expr:
@@ -391,16 +394,19 @@ def normal_cdf_f64(x: Expr, b: Lets) -> Expr:
     return select(gt(x, 0.0), sub(lit(1.0, f64), tail), tail)
 
 
-def scaled_tail(b: Lets, size: Var, square: Var, lost: Expr) -> Expr:
-    """erfc(size) given the square of size in two parts; below 1/2 it is 1 less a small erf."""
+def scaled_tail(b: Lets, size: Var, square: Var, lost: Expr, times: Var | None = None) -> Expr:
+    """erfc(size) given the square of size in two parts, or so many times that; what is subnormal is rounded by its last
+    step alone. Below 1/2 it is 1 less a small erf."""
     q = b.let("q", div(sub(size, 4.0), add(size, 4.0)))
     factor = div(horner(q, ERFC), fma(size, 2.0, 1.0))
     n, r = reduced(b, b.let("s", negated(square)))
     whole = b.let("v", mul(horner(r, LONG.exp), factor))
-    far = shifted(fma(negated(whole), lost, whole), n)
+    unshifted: Expr = fma(negated(whole), lost, whole)
+    far = shifted(unshifted if times is None else mul(unshifted, times), n)
     z = b.let("z", mul(size, size))
     near = fma(size, TWO_BY_SQRT_PI[0], fma(mul(size, z), horner(z, ERF_NEAR), mul(size, TWO_BY_SQRT_PI[1])))
-    return select(lt(size, 0.5), sub(lit(1.0, f64), near), far)
+    beside = sub(lit(1.0, f64), near)
+    return select(lt(size, 0.5), beside if times is None else mul(beside, times), far)
 
 
 def erfinv_f32(x: Expr, b: Lets) -> Expr:

@@ -58,7 +58,7 @@ QUICK: Final[dict[str, Callable[[Array], Array]]] = {
     "erfc": scipy.special.erfc,
     "erfinv": _erfinv,
     "normal_cdf": scipy.special.ndtr,
-    "times_normal_cdf": lambda x: x * scipy.special.ndtr(x),
+    "times_normal_cdf": lambda x: np.maximum(x, -40) * scipy.special.ndtr(x),
     "lgamma": _lgamma,
     "digamma": _digamma,
     "logistic": scipy.special.expit,
