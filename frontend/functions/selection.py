@@ -213,6 +213,14 @@ def take(a: Any, indices: Any, axis: Any = None, out: Any = None, mode: Any = "r
         if wrong.size:
             raise out_of_bounds(int(wrong.flat[0]), number, size)
     found = Gather(value, (index,), (number,), _mode(mode))
+    elements = found.tensor.size
+    if mode != "raise" and size == 0 and type(elements) is int and elements:
+        raise OutOfRange(
+            "cannot do a non-empty take from an empty axes",
+            code="TD0818",
+            location=here(),
+            edit="an axis that has elements",
+        )
     rank = index.rank
     return wrap(permute(found, [*range(rank, rank + number), *range(rank), *range(rank + number, found.rank)]))
 

@@ -150,6 +150,7 @@ CASES = {
     ),
     "reshape, nearly": Case(lambda x: x.reshape(3, 5), (X,), ValueError, "TD0823", "x.reshape", "(3, -1) instead"),
     "index": Case(lambda x: x[7], (X,), IndexError, "TD0818", "x[7]", "from -3 to 2"),
+    "no place": Case(lambda x: np.take(x[:0], [0], 0, mode="clip"), (X,), IndexError, "TD0818", "np.take", "elements"),
     "known places": Case(lambda x: np.take(x, [0, 9], 1), (X,), IndexError, "TD0818", "np.take", "from -4 to 3"),
     "vmap": Case(lambda x, w: td.vmap(add)(x, w), (X, X[:2]), ValueError, "TD0711", "td.vmap", "in_axes"),
     "concatenate": Case(
