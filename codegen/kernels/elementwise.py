@@ -44,6 +44,7 @@ from ..lower import rules
 from ..lower.compose import Bound, Composer, Lanes, Position, Source, in_code
 from ..schedule import Axis, merged, moved, parallelize, vectorize
 from ..tidy import numerics
+from .transcendental import branches
 
 Block: TypeAlias = tuple[Stmt, ...]
 # Appends to a composer what is done at one position of a space.
@@ -263,7 +264,7 @@ def nest(composer: Composer, axes: Sequence[Axis], target: Target) -> Block:
     crossing = crossed(axes, body)
     if crossing is not None and weight.operations <= MOST_CROSSED:
         return crosswise(source, axes, crossing, body, lanes, unroll, weight.total)
-    if weight.functions:
+    if weight.functions and not branches(body):
         # Long chains of operations: as lanes of one vector the two of a round advance side by side.
         lanes, unroll = lanes * unroll, 1
     # Elements of a space are independent by construction; updated operands are looked at by `refuse_hazards`.

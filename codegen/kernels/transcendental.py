@@ -151,6 +151,14 @@ def is_math(expr: Expr) -> bool:
             return False
 
 
+def branches(block: Block) -> bool:
+    """Whether some function of a block has a rare case, which a vector loop asks for with every vector."""
+    called = [(x.op, x.x.dtype) for x in all_exprs(block) if isinstance(x, Unary | Binary) and is_math(x)]
+    return any(
+        isinstance(let, Rare) for op, dtype in called for let in template(op, f32 if dtype in (f16, bf16) else dtype).lets
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Template:
     """A function written once: its operands' names, its lets and result in terms of them, its tables."""
