@@ -155,7 +155,9 @@ def branches(block: Block) -> bool:
     """Whether some function of a block has a rare case, which a vector loop asks for with every vector."""
     called = [(x.op, x.x.dtype) for x in all_exprs(block) if isinstance(x, Unary | Binary) and is_math(x)]
     return any(
-        isinstance(let, Rare) for op, dtype in called for let in template(op, f32 if dtype in (f16, bf16) else dtype).lets
+        isinstance(let, Rare)
+        for op, dtype in called
+        for let in template(op, f32 if dtype in (f16, bf16) else dtype).lets
     )
 
 
