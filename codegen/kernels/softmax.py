@@ -13,11 +13,12 @@ from typing import Final, TypeAlias
 
 from ...ir.dims import Dim, ceildiv, maximum, minimum, product, symbol
 from ...ir.graph import Graph
-from ...ir.loops.nodes import Alloc, Expr, For, Index, Kernel, Let, Load, Stmt, Store, Var
+from ...ir.loops.build import all_exprs
+from ...ir.loops.nodes import Alloc, Expr, For, Index, Kernel, Let, Load, LoopKind, Stmt, Store, Var
 from ...ir.program import KernelDef
 from ...ir.target import Target
 from ...ir.value import Value
-from .. import threads
+from .. import simd, threads
 from ..schedule import Axis, moved
 from .columns import SideBySide, Wide, is_wide
 from .reduce import BLOCK_STEPS, CHAIN, Accumulator, Waiting, begun, is_exact, joined_lanes, joined_vectors, vector
@@ -207,6 +208,20 @@ class Across(Program):
         blanks = For(i, 0, rows * PIECES, 1, "serial", tuple(blank))
         return (*[array for arrays in kept for array in arrays], blanks, *lets, *loops, *nested(outer, tuple(join)))
 
+    def waits_for_memory(self, part: Pass) -> bool:
+        """Whether the rows are gone over once, to add up what is made of one operand that does not fit the caches: see
+        decision 04."""
+        if not all(later.once for later in self.passes[1:]):
+            return False
+        if [acc.monoid.name for acc in part.accumulators] != ["sum"] or simd.weigh(part.body).functions:
+            return False
+        read = {x.buffer for x in all_exprs(part.body) if isinstance(x, Load)}
+        given = [param for param in self.source.params if param.name in read]
+        if len(given) != 1:
+            return False
+        (size,) = given[0].shape
+        return type(size) is int and size * given[0].dtype.bytes > self.target.l3_bytes
+
     def strips(self, part: Pass, axis: Axis, start: Dim, stop: Dim) -> Block:
         """The elements from start to stop: rounds of whole vectors, then single ones, the last under a mask."""
         lanes, vectors = self.lanes, self.vectors
@@ -227,7 +242,8 @@ class Across(Program):
         block: list[Stmt] = []
         if main != start:
             whole = For(self.u, 0, vectors, 1, "unrolled", (vector(self.l, lanes, body),))
-            block.append(For(b, start, main, step, "serial", (whole,)))
+            kind: LoopKind = "prefetched" if self.waits_for_memory(part) else "serial"
+            block.append(For(b, start, main, step, kind, (whole,)))
         if main != stop:
             part_vector = For(self.l, 0, minimum(lanes, stop - symbol(b)), 1, "vector", body, lanes)
             alone = For(self.u, 0, 1, 1, "unrolled", (part_vector,))

@@ -46,7 +46,7 @@ from .. import isa
 from . import pairs, scalars
 from .control import CONTEXT_POOL, CONTEXT_THREADS, Branch, Control
 from .facts import register_widths, uses, walk
-from .memory import Buffer
+from .memory import PAGE_BYTES, Buffer
 from .positions import Lanes
 from .registers import registers
 from .routines import any_lane
@@ -203,7 +203,7 @@ class _Function(Control):
                     short = isinstance(extent, int) and extent < _SHORT
                     self.facts[id(stmt)] = _Facts(inside, deeper, deeper and not short)
                     written.update(dict.fromkeys(sorted(inside)))
-                    loops = loops or deeper or kind in ("serial", "parallel")
+                    loops = loops or deeper or kind in ("serial", "prefetched", "parallel")
                 case While(body, _):
                     inside, deeper = self.scan(body)
                     self.facts[id(stmt)] = _Facts(inside, deeper, True)
@@ -286,7 +286,7 @@ class _Function(Control):
                 self.vector_loop(stmt)
             case "parallel" if not self.serial and self.vector is None:
                 self.parallel(stmt)
-            case "serial" | "parallel":
+            case "serial" | "prefetched" | "parallel":
                 self.serial_loop(stmt)
             case _:
                 assert_never(stmt.kind)
@@ -319,9 +319,11 @@ class _Function(Control):
         extent = stmt.stop - stmt.start
         certain = isinstance(extent, int) and extent > 0
         with_stop = self.depth == 0 and facts.can_stop
+        ahead, self.ahead = self.ahead, PAGE_BYTES if stmt.kind == "prefetched" and self.target.has("stream") else 0
         self.counted(
             stmt.var, start, stop, stmt.step, facts.written, certain, with_stop, lambda counter: self.block(stmt.body)
         )
+        self.ahead = ahead
 
     def while_(self, stmt: While) -> None:
         if self.vector is not None and self.varies(stmt):

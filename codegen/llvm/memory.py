@@ -10,6 +10,7 @@ two values: whole vectors are taken apart by shuffles.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ...ir.classes import dataclass
 from ...ir.dims import Atom, Dim
@@ -25,6 +26,8 @@ from .registers import RegisterArrays
 from .routines import joined, pieces, shuffle
 from .short_floats import as_type, half_from_memory, half_to_memory
 from .writer import HALVES, Needs, Value, integer, literal, memory_type, pair
+
+PAGE_BYTES: Final = 4096  # how far ahead: the processor's own prefetching stops at the end of a page
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Memory(RegisterArrays):
         super().__init__(target, needs)
         self.buffers: dict[str, Buffer] = {}
         self.streams = False
+        self.ahead = 0  # bytes by which loads in the loop at hand are asked for beforehand
 
     # --- addresses ----------------------------------------------------------------------------------------------------
 
@@ -153,6 +157,8 @@ class Memory(RegisterArrays):
             return self.from_memory(self.load_one(name, at.pointer, buffer.dtype), buffer.dtype)
         count = self.vector.count
         if at.stride == 1:
+            if self.ahead and self.masked is None:
+                self.prefetch(at.pointer)
             return self.from_memory(self.load_lanes(name, at.pointer, buffer.dtype, count, self.masked), buffer.dtype)
         if at.stride == -1:
             # The lanes lie backwards: read them forwards and turn them round.
@@ -166,6 +172,12 @@ class Memory(RegisterArrays):
                 return found
         places = self.each_lane(at, at.pointer, buffer.dtype)
         return self.from_memory(self.gather(name, places, buffer.dtype), buffer.dtype)
+
+    def prefetch(self, pointer: Value) -> None:
+        """Ask for what lies some way behind into the second-level cache. It may lie behind the end: nothing is read."""
+        self.needs.declare(declaration("void", "llvm.prefetch.p0", ("ptr", "i32", "i32", "i32")))
+        far = self.step(pointer, "i8", integer(self.ahead))
+        self.put(f"  call void @llvm.prefetch.p0(ptr {far.text}, i32 0, i32 2, i32 1)")
 
     def load_words(self, name: str, buffer: Buffer, at: Address, dtype: DType) -> Value:
         """Neighbours as one word, which need not be aligned like one."""

@@ -17,7 +17,7 @@ from ..classes import dataclass
 from ..dims import Dim
 from ..dtypes import DType, bool_, complex_of, i64, real_of
 
-LoopKind = Literal["serial", "unrolled", "vector", "parallel"]
+LoopKind = Literal["serial", "prefetched", "unrolled", "vector", "parallel"]
 Memory = Literal["stack", "registers"]
 Role = Literal["in", "out", "inout"]
 
@@ -216,7 +216,8 @@ class Alloc:
 class For:
     """`for var in range(start, stop, step)` with step >= 1 and start >= 0 (the normal form of positions takes every
     name for an integer >= 0). `lanes` (vector loops) is the register width in elements that the trip count must not
-    exceed; a trip count below it is a masked tail. `parallel` iterations may run on any thread.
+    exceed; a trip count below it is a masked tail. `parallel` iterations may run on any thread. A `prefetched` loop is
+    serial, and asks memory for what it will read in order some way ahead.
     """
 
     var: str

@@ -64,7 +64,7 @@ _INFIX_OF: Final[Mapping[str, tuple[str, int]]] = {
 _ONE = frozenset((*UNARY, *MATH))
 _TWO = frozenset((*BINARY, *MATH_BINARY))
 _KINDS: Final[Mapping[str, LoopKind]] = {
-    "range": "serial", "unrolled": "unrolled", "vector": "vector", "parallel": "parallel",
+    "range": "serial", "prefetched": "prefetched", "unrolled": "unrolled", "vector": "vector", "parallel": "parallel",
 }  # fmt: skip
 _MEMORIES: Final[Mapping[str, Memory]] = {"stack": "stack", "registers": "registers"}
 _ROLES: Final[Mapping[str, Role]] = {"out": "out", "inout": "inout"}
@@ -431,7 +431,7 @@ class _Parser:
         self.advance()
         name = self.name("a loop variable")
         self.need("in")
-        kind = self.choice(_KINDS, "range, unrolled, vector or parallel")
+        kind = self.choice(_KINDS, "range, prefetched, unrolled, vector or parallel")
         opened = self.token
         self.need("(")
         lanes: list[int] = []

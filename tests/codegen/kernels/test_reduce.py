@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,8 @@ from treadle.codegen.kernels import choose
 from treadle.ir.dims import DimName
 from treadle.ir.dtypes import DTYPES, bf16, f16, f64, i8, i32
 from treadle.ir.loops.evaluate import evaluate as run_loops
+from treadle.ir.loops.parse import parse_kernel
+from treadle.ir.loops.text import show
 from treadle.ir.ops.contract import Dot, ReduceWindow
 from treadle.ir.ops.elementwise import Gt
 from treadle.ir.ops.movement import Broadcast, Transpose
@@ -204,3 +208,30 @@ def test_recurrence() -> None:
 def test_promised_sizes() -> None:
     graph = graph_of([tensor("B", "N")], lambda x: Sum(x, (1,)), N=DimName("N", 1, 512))
     check(graph, sizes={"B": 3, "N": 500})
+
+
+# Asking memory beforehand changes no bit, wherever a row begins and ends. What fits the caches is not asked for.
+@pytest.mark.parametrize("name", RUNNABLE)
+@pytest.mark.parametrize("shape, axes", [((7, 1000), (1,)), ((3, 4096), (1,)), ((2, 9000), (0, 1)), ((5000,), (0,))])
+def test_large_sums_are_prefetched(name: str, shape: tuple[int, ...], axes: tuple[int, ...]) -> None:
+    target = RUNNABLE[name]
+    definition = KernelDef("sums", graph_of([tensor(*shape)], lambda x: Sum(x * x, axes)))
+    given = sample(definition.graph.params[0].given, {}, np.random.default_rng(1))
+    results = []
+    for each, asks in ((target, False), (replace(target, l3_bytes=1 << 12), True)):
+        kernel = choose.kernel(definition, each)
+        assert ("in prefetched(" in show(kernel)) is asks and parse_kernel(show(kernel)) == kernel
+        written, _ = Compiled([kernel], each)("sums", bind(kernel, [given], {}), {})
+        results += results_of(definition, kernel, written)
+    np.testing.assert_array_equal(*results)
+    assert math.isclose(results[0].sum(dtype=float), (given.astype(float) ** 2).sum(), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [lambda x: Max(x, (1,)), lambda x: ArgMax(x, 1), lambda x: Sum(x * Broadcast(Sum(x, (1,)), (7, 1000), (0,)), (1,))],
+)
+def test_other_reductions_are_not_prefetched(made: Callable[[Value], Value]) -> None:
+    target = replace(MODELS["avx512"], l3_bytes=1 << 12)
+    kernel = choose.kernel(KernelDef("sums", graph_of([tensor(7, 1000)], made)), target)
+    assert "in prefetched(" not in show(kernel)

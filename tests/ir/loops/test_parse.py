@@ -120,7 +120,7 @@ def test_literal_types() -> None:
         ("x[0] = (x[0]\nx[1] = 1.0", 2, 10, "'(' is never closed"),
         ("x[0] = (x[0]]", 2, 15, "expected ')', found ']'"),
         ("x[0] = x[0])", 2, 14, "expected an operator or the end of the line, found ')'"),
-        ("for i in rang(3):\n  pass", 2, 12, "expected range, unrolled, vector or parallel, found 'rang'"),
+        ("for i in rang(3):\n  pass", 2, 12, "expected range, prefetched, unrolled, vector or parallel, found 'rang'"),
         ("for i in range(3)\n  pass", 2, 20, "expected ':', found the end of the line"),
         ("for i in range(3):\npass", 3, 3, "expected a deeper block, found 'pass'"),
         ("for i in vector(N):\n  pass", 2, 18, "says lanes="),
