@@ -13,7 +13,7 @@ from ..ir.classes import dataclass
 from ..ir.dims import product
 from ..ir.dtypes import f32, f64
 from ..ir.graph import Graph
-from ..ir.ops.contract import Dot
+from ..ir.ops.contract import Dot, moved
 from ..ir.ops.movement import Broadcast, Reshape, Transpose
 from ..ir.ops.reduce import Sum
 from ..ir.value import Mul, Value
@@ -61,10 +61,8 @@ def as_sum(dot: Dot, options: ProductOptions) -> Value | None:
             return None
         partners = dict(zip((*batch, *contract), (*v_batch, *v_contract), strict=True))
         total: Value = Sum(Mul(matrix, spread(vector, partners, matrix)), contract)
-        left = [axis for axis in range(matrix.rank) if axis not in contract]
         wanted = (*batch, *free)
-        if list(wanted) != left:
-            total = Transpose(total, tuple([left.index(axis) for axis in wanted]))
+        total = moved(total, [wanted.index(axis) for axis in range(matrix.rank) if axis not in contract])
         return total if total.shape == dot.shape else Reshape(total, dot.shape)
     return None
 

@@ -271,13 +271,10 @@ class Writer:
             narrow = self.extended.get(x.text)
             if narrow is not None and narrow.dtype is dtype:
                 return narrow
-        result = self._converted(opcode, x, dtype)
+        result = self.pure(f"{opcode} {x.typed} to {register_type(dtype, x.lanes)}", dtype, x.lanes, x.level)
         if opcode in ("sext", "zext"):
             self.extended[result.text] = x
         return result
-
-    def _converted(self, opcode: str, x: Value, dtype: DType) -> Value:
-        return self.pure(f"{opcode} {x.typed} to {register_type(dtype, x.lanes)}", dtype, x.lanes, x.level)
 
     def select(self, condition: Value, x: Value, y: Value) -> Value:
         lanes = condition.lanes or x.lanes or y.lanes
